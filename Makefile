@@ -1,0 +1,57 @@
+PYTHON = python3
+LEARN = learn
+ARGS =
+
+# A folder that was moved, or whose Python is gone, is set up anew: the environment knows both by their paths.
+READY := .venv/ready-$(shell pwd | cksum | cut -d " " -f 1)
+BROKEN := $(shell .venv/bin/python -c "" 2>/dev/null || rm -f .venv/ready-*)
+
+.PHONY: help lab test docs clean
+
+help:
+	@echo 'make lab     open the course in JupyterLab, in your own copy of the chapters (the folder learn)'
+	@echo 'make test    run every chapter and every test'
+	@echo 'make docs    build the site'
+	@echo 'make clean   remove what make has made, but never your copy of the chapters'
+	@echo
+	@echo 'The first of these sets up everything in .venv, which takes some minutes. To choose the Python for it,'
+	@echo 'or hand more words to JupyterLab, pytest or Sphinx:'
+	@echo '    make lab PYTHON=python3.12 ARGS="--no-browser"'
+
+lab: $(READY)
+	@first=$$(.venv/bin/python nbs/learn.py "$(LEARN)") || exit; \
+	root=; [ "$$(id -u)" != 0 ] || root=--allow-root; \
+	.venv/bin/python -m jupyterlab -y --LabApp.news_url=None $$root "$$first" $(ARGS)
+
+test: $(READY)
+	@.venv/bin/python -m pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg nbs tests $(ARGS)
+
+docs: $(READY)
+	@.venv/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)
+	@echo 'Open docs/_build/html/index.html in a browser.'
+
+clean:
+	@rm -rf .venv build dist *.egg-info docs/_build docs/chapters docs/api .pytest_cache .hypothesis .jupyter_cache
+	@find nbs tinygpt tests docs \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .jupyter_cache \) -prune -exec rm -rf {} +
+
+# pip's log says when it begins to change the environment; what it leaves half done from there on is made anew.
+$(READY): settings.ini setup.py constraints.txt
+	@stop() { echo "$$*" >&2; exit 1; }; \
+	if [ -e .venv/unfinished ] || ! .venv/bin/python -c 'import pip' 2>/dev/null; then \
+		"$(PYTHON)" -c '' 2>/dev/null || \
+			stop 'Python could not be run as "$(PYTHON)": install Python 3.11 or newer, or name yours with PYTHON=python3.12.'; \
+		version=$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+			stop "The course needs Python 3.11 or newer, and $(PYTHON) is $$version: name a newer one with PYTHON=python3.12."; \
+		"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+			stop "This Python has no venv module: on Debian or Ubuntu, run: sudo apt install python$$version-venv"; \
+		"$(PYTHON)" -m venv --clear .venv || stop 'The folder .venv could not be made here: see the lines above.'; \
+	fi; \
+	rm -f .venv/ready-*; \
+	echo 'Installing the course into .venv; this takes some minutes.'; \
+	{ .venv/bin/python -m pip install -c constraints.txt -e '.[dev]' 2>&1 && touch '$@'; } | awk ' \
+		{ print > ".venv/pip.log" } \
+		/^Collecting / && ++n % 20 == 0 { printf "%d packages found\n", n; fflush() } \
+		/^Installing collected / { print > ".venv/unfinished"; close(".venv/unfinished"); print "installing them"; fflush() }'; \
+	[ -e '$@' ] || stop 'The packages could not be installed, often for want of a network: .venv/pip.log says why; then run make again.'; \
+	rm -f .venv/unfinished
