@@ -50,8 +50,8 @@ $(READY): settings.ini setup.py constraints.txt
 	rm -f .venv/ready-*; \
 	echo 'Installing the course into .venv; this takes some minutes.'; \
 	{ .venv/bin/python -m pip install -c constraints.txt -e '.[dev]' 2>&1 && touch '$@'; } | awk ' \
-		{ print > ".venv/pip.log" } \
-		/^Collecting / && ++n % 20 == 0 { printf "%d packages found\n", n; fflush() } \
+		{ print > ".venv/pip.log" }; \
+		/^Collecting / && ++n % 20 == 0 { printf "%d packages found\n", n; fflush() }; \
 		/^Installing collected / { print > ".venv/unfinished"; close(".venv/unfinished"); print "installing them"; fflush() }'; \
 	[ -e '$@' ] || stop 'The packages could not be installed, often for want of a network: .venv/pip.log says why; then run make again.'; \
 	rm -f .venv/unfinished

@@ -1,10 +1,13 @@
 """What all tests share: notebooks compared strictly, reference data, and no test left out where none may be."""
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
 NO_SKIP = bool(os.environ.get("TINYGPT_NO_SKIP"))
 NOT_RUN = re.compile(r"(#\|.*\n)*#\|\s*eval:\s*false", re.I)
 
@@ -13,6 +16,18 @@ def need(condition, what):
     """Skip the running test, saying what it lacks, unless `condition` holds; the hooks below may forbid that."""
     if not condition:
         pytest.skip(what)
+
+
+def copy_project(folder):
+    """Copy to `folder` what git has or would take in; trials there leave the project alone."""
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    need(listed.returncode == 0, "a git checkout of the project")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
 
 
 @pytest.fixture(scope="session")
