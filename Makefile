@@ -21,7 +21,9 @@ help:
 lab: $(READY)
 	@first=$$(.venv/bin/python nbs/learn.py "$(LEARN)") || exit; \
 	root=; [ "$$(id -u)" != 0 ] || root=--allow-root; \
-	.venv/bin/python -m jupyterlab -y --LabApp.news_url=None $$root "$$first" $(ARGS)
+	echo 'JupyterLab opens in your browser. To stop it, press Control-C here.'; \
+	.venv/bin/python -m jupyterlab -y --log-level=WARN $$root \
+		--ServerApp.root_dir="$${first%/*}" --LabApp.default_url="/lab/tree/$${first##*/}" $(ARGS)
 
 test: $(READY)
 	@.venv/bin/python -m pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg nbs tests $(ARGS)
@@ -35,6 +37,7 @@ clean:
 	@find nbs tinygpt tests docs \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .jupyter_cache \) -prune -exec rm -rf {} +
 
 # pip's log says when it begins to change the environment; what it leaves half done from there on is made anew.
+# The last lines keep JupyterLab from asking whether to fetch news.
 $(READY): settings.ini setup.py constraints.txt
 	@stop() { echo "$$*" >&2; exit 1; }; \
 	if [ -e .venv/unfinished ] || ! .venv/bin/python -c 'import pip' 2>/dev/null; then \
@@ -54,4 +57,7 @@ $(READY): settings.ini setup.py constraints.txt
 		/^Collecting / && ++n % 20 == 0 { printf "%d packages found\n", n; fflush() }; \
 		/^Installing collected / { print > ".venv/unfinished"; close(".venv/unfinished"); print "installing them"; fflush() }'; \
 	[ -e '$@' ] || stop 'The packages could not be installed, often for want of a network: .venv/pip.log says why; then run make again.'; \
-	rm -f .venv/unfinished
+	rm -f .venv/unfinished; \
+	mkdir -p .venv/share/jupyter/lab/settings; \
+	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
+		> .venv/share/jupyter/lab/settings/overrides.json
