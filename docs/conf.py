@@ -21,13 +21,15 @@ copybutton_selector = "div.cell_input div.highlight pre, div.highlight-console p
 copybutton_prompt_text = "$ "
 
 add_module_names = False
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-maximum_signature_line_length = 80
+maximum_signature_line_length = 70
 
 html_theme = "furo"
 pygments_style, pygments_dark_style = "github-light", "github-dark"
 html_title = "tinygpt"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/icon.svg"
 html_copy_source = html_show_sourcelink = html_show_sphinx = html_use_index = False

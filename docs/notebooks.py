@@ -140,9 +140,15 @@ def copy_mathjax(app, error: Exception | None) -> None:
         copy_asset(mathjax / part, target if (mathjax / part).is_dir() else target.parent)
 
 
+def skip_values(app, what: str, name: str, obj, skip: bool, options) -> bool:
+    """List what can be called, and properties; the fields of a class stand in its signature already."""
+    return skip or not (callable(obj) or isinstance(obj, property))
+
+
 def setup(app) -> None:
     app.connect("builder-inited", make_pages)
     app.connect("source-read", fill_index)
     app.connect("doctree-read", finish_cells)
     app.connect("autodoc-process-docstring", tell_arguments)
+    app.connect("autodoc-skip-member", skip_values)
     app.connect("build-finished", copy_mathjax)
