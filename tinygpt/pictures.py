@@ -1,0 +1,72 @@
+"""How the course draws: one plot style, coloured tokens, and a slider whose frames are plain HTML."""
+import html
+import io
+from collections.abc import Iterable, Sequence
+
+TINTS = ["#2b8cc4", "#d9730d", "#1f9e77", "#c2649a", "#9a7d0a", "#7a6fc9"]  # as in course.mplstyle
+
+
+class Picture:
+    "HTML for a notebook, and plain text for a terminal."
+
+    def __init__(self, html: str, text: str):
+        self.html, self.text = html, text
+
+    def _repr_html_(self):
+        return self.html
+
+    def __repr__(self):
+        return self.text
+
+
+def show(fig, alt: str):
+    "Draw a matplotlib figure, described in words for those who cannot see it."
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", bbox_inches="tight")
+    plt.close(fig)
+    data = {"image/png": buffer.getvalue(), "text/plain": alt}
+    display(data, raw=True, metadata={"image/png": {"alt": alt, "width": int(fig.get_figwidth() * 100)}})
+
+
+def visible(token: bytes | str) -> str:
+    "A token in print: a line break shows as an arrow, bytes that are no whole character in hexadecimal."
+    try:
+        text = token if isinstance(token, str) else token.decode()
+    except UnicodeDecodeError:
+        return "".join(chr(b) if 32 <= b < 127 else f"\\x{b:02x}" for b in token)
+    return text.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥")
+
+
+def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked: int | None = None) -> Picture:
+    "Show where a text is cut: each token in a colour of its own, its id when pointed at, one of them outlined."
+    spans = []
+    for i, token in enumerate(tokens := list(tokens)):
+        title = f' title="id {ids[i]}"' if ids else ""
+        line = "outline:2px solid #d1242f;" if i == marked else ""
+        style = f"background:{TINTS[i % len(TINTS)]}4d;border-radius:3px;padding:1px 0;{line}"
+        after = "<br>" if visible(token).endswith("⏎") else "<wbr>"
+        spans.append(f'<span style="{style}"{title}>{html.escape(visible(token))}</span>{after}')
+    body = f'<div style="font-family:monospace;line-height:1.9;white-space:pre-wrap">{"".join(spans)}</div>'
+    return Picture(body, "|".join(map(visible, tokens)))
+
+
+def slider(frames: Sequence[Picture], labels: Sequence[str], name: str) -> Picture:
+    "Frames under a slider, alive wherever HTML is: in a notebook, in its saved copy and on the site."
+    move = ("const box = this.closest('div'); box.querySelector('output').textContent = this.dataset.labels.split('|')[this.value];"
+            "box.querySelectorAll('section').forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')")
+    bar = (f'<input type="range" min="0" max="{len(frames) - 1}" value="0" style="width:min(24em,60%);vertical-align:middle" '
+           f'aria-label="{html.escape(name)}" data-labels="{html.escape("|".join(labels))}" oninput="{move}">')
+    shown = "".join(f'<section style="{"" if i == 0 else "display:none"}">{f.html}</section>' for i, f in enumerate(frames))
+    text = "\n".join(f"{label}: {frame}" for label, frame in zip(labels, frames))
+    return Picture(f'<div>{bar} <output style="margin-left:.7em">{html.escape(labels[0])}</output>{shown}</div>', text)
+
+
+def table(rows: Iterable[Sequence[str | Picture]]) -> Picture:
+    "Words and pictures side by side, row by row."
+    rows, cell = [list(row) for row in rows], 'style="text-align:left;vertical-align:top;padding:3px 14px 3px 0"'
+    body = "".join("<tr>" + "".join(f"<td {cell}>{c.html if isinstance(c, Picture) else html.escape(c)}</td>" for c in row)
+                   + "</tr>" for row in rows)
+    return Picture(f"<table>{body}</table>", "\n".join("  ".join(map(str, row)) for row in rows))
