@@ -6,6 +6,8 @@ from pathlib import Path
 
 import regex
 
+HF_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+
 
 def write_json(path: Path, content: dict):
     "Write a file whole or not at all."
@@ -43,21 +45,33 @@ def in_order(vocab: dict[str, int]) -> list[str]:
     return words
 
 
-def bpe_to_json(words: list[str], merges: list[tuple[int, int]], special_tokens: dict[str, int],
-                pattern: str | None, normalizer: str | None) -> dict:
+def chars_to_json(ids: dict[str, int]) -> dict:
+    "Characters as a tokenizer.json."
+    split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+    return hf_json({"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}, split, decoder={"type": "Fuse"})
+
+
+def chars_from_json(spec: dict) -> list[str]:
+    "The characters in a tokenizer.json."
+    if spec["model"].get("type") != "WordLevel" or any(len(word) != 1 for word in spec["model"]["vocab"]):
+        raise ValueError("its tokens are not single characters; a file of byte pairs is read by BPETokenizer.load")
+    return in_order(spec["model"]["vocab"])
+
+
+def bpe_to_json(tok) -> dict:
     "Byte pairs as a tokenizer.json."
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": tok.pattern}, "behavior": "Isolated", "invert": False}
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return hf_json(
         model={"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-               "vocab": {word: i for i, word in enumerate(words)},
-               "merges": [[words[left], words[right]] for left, right in merges]},
-        pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]} if pattern else byte_level,
+               "vocab": {word: i for i, word in enumerate(tok.words)},
+               "merges": [[tok.words[left], tok.words[right]] for left, right in tok.merges]},
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]} if tok.pattern else byte_level,
         decoder=byte_level,
-        added_tokens=[{"id": i, "content": name, **plain, "special": True} for name, i in special_tokens.items()],
-        normalizer={"type": normalizer} if normalizer else None,
+        added_tokens=[{"id": i, "content": name, **plain, "special": True} for name, i in tok.special_tokens.items()],
+        normalizer={"type": tok.normalizer} if tok.normalizer else None,
     )
 
 

@@ -25,10 +25,10 @@ from . import files
 
 # %% ../nbs/01_tokenizer.ipynb #as-texts
 def as_texts(source: str | Iterable[str]) -> Iterator[str]:
-    "Yield the one text, or each text of a corpus; half of a surrogate pair, which is no character, becomes U+FFFD."
+    "Yield the one text, or each text of a corpus; half a surrogate pair, no character, becomes U+FFFD."
     for text in [source] if isinstance(source, str | bytes) else source:
         if not isinstance(text, str):
-            raise ValueError(f"expected text, got {type(text).__name__}: {text!r:.40}; bytes must be decoded first")
+            raise ValueError(f"expected text (str), got {type(text).__name__}: {text!r:.40}")
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -37,7 +37,7 @@ def as_texts(source: str | Iterable[str]) -> Iterator[str]:
 
 # %% ../nbs/01_tokenizer.ipynb #tokenizer
 class Tokenizer:
-    "What all tokenizers share: tokens as bytes, the way back from ids to text, and a folder to live in."
+    "What all tokenizers share: tokens as bytes, the way back to text, and a folder to live in."
 
     def __init__(self, tokens: list[bytes]):
         self.tokens = tokens
@@ -55,7 +55,8 @@ class Tokenizer:
         "The bytes that the ids stand for."
         ids = [index(i) for i in ids]
         if wrong := [i for i in ids if not 0 <= i < len(self.tokens)]:
-            raise ValueError(f"id {wrong[0]} is out of range: this tokenizer has {len(self.tokens)} ids, counted from 0")
+            raise ValueError(f"id {wrong[0]} is not among the {len(self.tokens)} ids of this tokenizer, "
+                             "which count from 0; were the ids made by another one?")
         return b"".join([self.tokens[i] for i in ids])
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -69,8 +70,7 @@ class Tokenizer:
     def save(self, folder: str | Path):
         "Write tokenizer.json and tokenizer_config.json, as the Hugging Face libraries read them."
         files.write_json(Path(folder) / "tokenizer.json", self.to_json())
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        files.write_json(Path(folder) / "tokenizer_config.json", config)
+        files.write_json(Path(folder) / "tokenizer_config.json", files.HF_CONFIG)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
@@ -94,39 +94,34 @@ class CharTokenizer(Tokenizer):
         "The ids of all texts, one after the other."
         for char in chain.from_iterable(as_texts(texts)):
             if char not in self.ids:
-                raise ValueError(f"{char!r} is not among the {self.vocab_size} characters this tokenizer was trained on; "
-                                 "train it on text that has it, or use a BPETokenizer, which can write anything")
+                raise ValueError(f"{char!r} is not among the {self.vocab_size} characters that this tokenizer "
+                                 "knows: train it on text that has it, or use a BPETokenizer")
             yield self.ids[char]
 
     def to_json(self) -> dict:
         "What tokenizer.json says of this tokenizer."
-        split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
-        model = {"type": "WordLevel", "vocab": self.ids, "unk_token": "<unk>"}
-        return files.hf_json(model, pre_tokenizer=split, decoder={"type": "Fuse"})
+        return files.chars_to_json(self.ids)
 
     @classmethod
     def from_json(cls, spec: dict) -> "CharTokenizer":
         "The tokenizer that such a file describes."
-        vocab = spec["model"]["vocab"]
-        if spec["model"].get("type") != "WordLevel" or any(len(char) != 1 for char in vocab):
-            raise ValueError("its tokens are not single characters; a file of byte pairs is read by BPETokenizer.load")
-        return cls(files.in_order(vocab))
+        return cls(files.chars_from_json(spec))
 
 # %% ../nbs/01_tokenizer.ipynb #split-gpt2
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 # %% ../nbs/01_tokenizer.ipynb #split-gpt4
-GPT4_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-              r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+GPT4_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+              r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 # %% ../nbs/01_tokenizer.ipynb #compile-split
 KNOWN_SPLITS = {GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", "")}    # the last is Qwen's
 
 def compile_split(pattern: str | None) -> regex.Pattern:
-    "A pattern that cuts every text into chunks and loses nothing, not even what an unknown pattern passes over."
-    if pattern is None:
-        return regex.compile(r"(?s:.+)")
-    return regex.compile(pattern if pattern in KNOWN_SPLITS else rf"{pattern}|(?s:.)+?(?={pattern}|\Z)")
+    "Cuts a text into chunks and loses nothing, not even what an unknown pattern passes over."
+    if pattern in KNOWN_SPLITS:
+        return regex.compile(pattern)
+    return regex.compile(rf"{pattern}|(?s:.)+?(?={pattern}|\Z)" if pattern else r"(?s:.)+")
 
 # %% ../nbs/01_tokenizer.ipynb #byte-letters
 _printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -164,7 +159,7 @@ class PairCounts:
 
 # %% ../nbs/01_tokenizer.ipynb #learn-merges
 def learn_merges(counts: Counter, vocab_size: int) -> tuple[list[bytes], list[tuple[int, int]]]:
-    "Join the most frequent pair of the chunks until there are `vocab_size` tokens; returns tokens and merges."
+    "Join the most frequent pair until there are `vocab_size` tokens; returns the tokens and the merges."
     pairs = PairCounts(counts)
     tokens, merges = [bytes([byte]) for byte in BYTES], []
     heap = [(-total, pair) for pair, total in pairs.total.items()]
@@ -185,9 +180,9 @@ def learn_merges(counts: Counter, vocab_size: int) -> tuple[list[bytes], list[tu
 # %% ../nbs/01_tokenizer.ipynb #pieces
 SAFE_CUT = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'])")      # (?r): search from the end
 
-def pieces(texts: Iterable[str], pattern: str | None, special: regex.Pattern | None = None, longest: int = 0,
-           size: int = 1 << 16) -> Iterator[str]:
-    "Join the texts and cut them again, lazily, where neither a chunk nor a special token is cut through."
+def pieces(texts: Iterable[str], pattern: str | None, special: regex.Pattern | None = None,
+           longest: int = 0, size: int = 1 << 16) -> Iterator[str]:
+    "Join the texts and cut them anew, lazily, but through no chunk and no special token."
     buffer, enough = "", size
     for text in texts:
         for start in range(0, len(text), size):
@@ -224,7 +219,7 @@ def batches(texts: Iterable[str], pattern: str | None, size: int = 1 << 22) -> I
 
 # %% ../nbs/01_tokenizer.ipynb #count-chunks
 def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
-    "Count the distinct chunks of all texts: on all cores if there is much to count and the system can fork."
+    "Count the distinct chunks of all texts, on all cores if there is much to count (and fork exists)."
     todo, cores = batches(texts, pattern), os.cpu_count() or 1
     first = list(islice(todo, 2))
     counts, running = Counter(), deque()
@@ -243,7 +238,7 @@ def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
 
 # %% ../nbs/01_tokenizer.ipynb #apply-merges
 def apply_merges(chunk: str, merges: dict[str, tuple[int, str, str]]) -> str:
-    "Replay the merges (pair -> its rank, the pair, its new symbol) on a chunk, the first learned first."
+    "Replay merges (pair -> its rank, the pair, the new symbol) on a chunk, the first learned first."
     todo = {merges[pair] for pair in map(add, chunk, chunk[1:]) if pair in merges}
     while todo:
         step = min(todo)
@@ -264,17 +259,20 @@ class ChunkEncoder:
 
     def __init__(self, tokens: list[bytes], merges: list[tuple[int, int]], special_ids: Iterable[int] = (),
                  pattern: str | None = GPT4_SPLIT, normalizer: str | None = None):
-        ids = {token: chr(i) for i, token in enumerate(tokens) if i not in set(special_ids)}
+        ordinary = set(range(len(tokens))).difference(special_ids)
+        ids = {tokens[i]: chr(i) for i in ordinary}
         self.symbols = {byte: ids.get(bytes([byte]), "\U0010ffff") for byte in range(256)}
-        pairs = [(chr(left) + chr(right), ids[tokens[left] + tokens[right]]) for left, right in merges]
-        self.merges = {pair: (rank, pair, new) for rank, (pair, new) in enumerate(pairs)}
+        self.merges = {}
+        for rank, (left, right) in enumerate(merges):
+            pair = chr(left) + chr(right)
+            self.merges[pair] = rank, pair, ids[tokens[left] + tokens[right]]
         self.split, self.normalizer, self.known = compile_split(pattern), normalizer, {}
 
     def chunk_ids(self, chunk: str) -> list[int]:
         "The ids of one chunk."
         symbols = chunk.encode().decode("latin1").translate(self.symbols)
         if "\U0010ffff" in symbols:
-            raise ValueError(f"this vocabulary lacks a byte of {chunk!r:.40}; it was not trained with all 256 of them")
+            raise ValueError(f"a byte of {chunk!r:.40} is not in this vocabulary; train one that has all 256")
         return [ord(symbol) for symbol in apply_merges(symbols, self.merges)]
 
     def __call__(self, text: str) -> Iterator[int]:
@@ -290,10 +288,10 @@ class ChunkEncoder:
 
 # %% ../nbs/01_tokenizer.ipynb #special-pattern
 def special_pattern(allowed: str | Iterable[str], known: Iterable[str]) -> regex.Pattern:
-    "A pattern that finds the allowed special tokens (some of the known, or \"all\"), the longest first."
+    "A pattern that finds the special tokens allowed (some of the known, or 'all'), the longest first."
     names = sorted(known if allowed == "all" else allowed, key=len, reverse=True)
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"{unknown[0]!r} is not a special token of this tokenizer; it has {[*known]}")
+        raise ValueError(f"{unknown[0]!r} is none of the special tokens {[*known]} of this tokenizer")
     return regex.compile(f"({'|'.join(map(regex.escape, names)) or '(?!)'})")
 
 # %% ../nbs/01_tokenizer.ipynb #check-special
@@ -303,49 +301,56 @@ def check_special(names: Iterable[str], vocab_size: int) -> list[str]:
         raise ValueError(f"special_tokens={names!r} is one text; give a list of them: [{names!r}]")
     names = list(names)
     if "" in names or len(set(names)) < len(names):
-        raise ValueError(f"special tokens must differ from each other and from the empty text, got {names}")
+        raise ValueError(f"special tokens must not be empty nor stand there twice, got {names}")
     if vocab_size < 256 + len(names):
-        raise ValueError(f"vocab_size={vocab_size} has no room for 256 bytes and {len(names)} special tokens; "
-                         f"ask for {256 + len(names)} or more")
+        raise ValueError(f"vocab_size={vocab_size} has no room for 256 bytes and {len(names)} special "
+                         f"tokens; ask for {256 + len(names)} or more")
     return names
 
 def spell(tokens: list[bytes], special_ids: Iterable[int]) -> list[str]:
     "The tokens as files write them: in letters, and special tokens as they are."
-    letters, special_ids = dict(zip(BYTES, LETTERS)), set(special_ids)
-    words = [t.decode() if i in special_ids else t.decode("latin1").translate(letters) for i, t in enumerate(tokens)]
-    if len(set(words)) < len(words):
-        word = Counter(words).most_common(1)[0][0]
-        raise ValueError(f"{word!r} is a special token and an ordinary one as well; write the special one otherwise")
+    letters = dict(zip(BYTES, LETTERS))
+    words = [token.decode("latin1").translate(letters) for token in tokens]
+    for i in special_ids:
+        words[i] = tokens[i].decode()
+    word, times = Counter(words).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{word!r} is a special token and an ordinary one; write the special one otherwise")
     return words
 
 def unspell(word: str) -> bytes:
     "The bytes of an ordinary token, from its letters."
     if alien := set(word).difference(LETTERS):
-        raise ValueError(f"token {word!r} is not spelled in the letters that stand for bytes ({alien.pop()!r} is none)")
+        raise ValueError(f"{alien.pop()!r} in its token {word!r} is not a letter that stands for a byte")
     return bytes(BYTES[LETTERS.index(letter)] for letter in word)
 
 # %% ../nbs/01_tokenizer.ipynb #bpe-tokenizer
 class BPETokenizer(Tokenizer):
     "Byte-pair encoding over bytes, as in GPT-2 and GPT-4: it can write any text."
 
-    def __init__(self, tokens: list[bytes], merges: list[tuple[int, int]], special_tokens: dict[str, int] | None = None,
+    def __init__(self, tokens: list[bytes], merges: list[tuple[int, int]],
+                 special_tokens: dict[str, int] | None = None,
                  pattern: str | None = GPT4_SPLIT, normalizer: str | None = None):
         super().__init__(tokens)
-        self.merges, self.special_tokens, self.pattern, self.normalizer = merges, special_tokens or {}, pattern, normalizer
-        self.words = spell(tokens, self.special_tokens.values())
-        self.encode_text = ChunkEncoder(tokens, merges, self.special_tokens.values(), pattern, normalizer)
+        self.merges, self.special_tokens = merges, special_tokens or {}
+        self.pattern, self.normalizer = pattern, normalizer
+        special_ids = self.special_tokens.values()
+        self.words = spell(tokens, special_ids)
+        self.encode_text = ChunkEncoder(tokens, merges, special_ids, pattern, normalizer)
 
     @classmethod
     def train(cls, text: str | Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (),
               pattern: str | None = GPT4_SPLIT) -> "BPETokenizer":
-        "Learn from a text or a corpus: 256 bytes, then merges while there are pairs, then the special tokens."
+        "Learn from a text or a corpus: the 256 bytes, merges while there are pairs, the special tokens."
         special = check_special(special_tokens, vocab_size)
-        tokens, merges = learn_merges(count_chunks(as_texts(text), pattern), vocab_size - len(special))
+        counts = count_chunks(as_texts(text), pattern)
+        tokens, merges = learn_merges(counts, vocab_size - len(special))
         ids = {name: len(tokens) + i for i, name in enumerate(special)}
         return cls(tokens + [name.encode() for name in special], merges, ids, pattern)
 
-    def encode_iterable(self, texts: Iterable[str], allowed_special: str | Iterable[str] = ()) -> Iterator[int]:
-        "The ids of all texts joined, lazily. Of the special tokens only those allowed (some, or \"all\") are found."
+    def encode_iterable(self, texts: Iterable[str],
+                        allowed_special: str | Iterable[str] = ()) -> Iterator[int]:
+        "The ids of all texts joined, lazily, with the special tokens that are allowed (some, or 'all')."
         special = special_pattern(allowed_special, self.special_tokens)
         longest = max(map(len, self.special_tokens), default=0)
         for piece in pieces(as_texts(texts), self.pattern, special, longest):
@@ -354,15 +359,17 @@ class BPETokenizer(Tokenizer):
 
     def to_json(self) -> dict:
         "What tokenizer.json says of this tokenizer."
-        return files.bpe_to_json(self.words, self.merges, self.special_tokens, self.pattern, self.normalizer)
+        return files.bpe_to_json(self)
 
     @classmethod
     def from_json(cls, spec: dict) -> "BPETokenizer":
         "The tokenizer that such a file describes."
-        words, merges, special, pattern, normalizer = files.bpe_from_json(spec, implied_split=GPT2_SPLIT)
-        return cls([w.encode() if w in special else unspell(w) for w in words], merges, special, pattern, normalizer)
+        words, *parts = files.bpe_from_json(spec, implied_split=GPT2_SPLIT)
+        special = parts[1]
+        return cls([word.encode() if word in special else unspell(word) for word in words], *parts)
 
     @classmethod
     def from_gpt2(cls, encoder_json: str | Path, vocab_bpe: str | Path) -> "BPETokenizer":
         "GPT-2's tokenizer, from the two files that it was published in."
-        return files.read_json(encoder_json, lambda vocab: cls.from_json(files.gpt2_to_json(vocab, vocab_bpe)))
+        spec = files.read_json(encoder_json, lambda vocab: files.gpt2_to_json(vocab, vocab_bpe))
+        return cls.from_json(spec)
