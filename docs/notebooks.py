@@ -1,6 +1,7 @@
 """Makes a page of each chapter's notebook and an API page of each module, before Sphinx reads its sources."""
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def read_chapter(path: Path) -> Chapter:
     title = next((found for cell in notebook.cells if (found := re.match(r"# (.+)\n+> (.+)", cell.source))), None)
     if not title:
         raise ValueError(f"{path.name} needs a cell that begins with '# Title' and, below it, '> Its question?'")
-    module = re.search(r"^#\| default_exp (\w+)", "\n".join(cell.source for cell in notebook.cells), re.M)
+    module = re.search(r"^#\|\s*default_exp (\w+)", "\n".join(cell.source for cell in notebook.cells), re.M)
     return Chapter(path.stem, title[1], title[2], module[1] if module else "", notebook)
 
 
@@ -90,6 +91,7 @@ def make_pages(app) -> None:
     app.chapters = [read_chapter(path) for path in sorted((DOCS.parent / "nbs").glob("[0-9][0-9]_*.ipynb"))]
     written = set()
     for chapter in app.chapters:
+        chapter.notebook.metadata = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
         chapter.notebook.cells = [cell for cell in chapter.notebook.cells if show_cell(cell, chapter)]
         written.add(write(DOCS / "chapters" / f"{chapter.name}.ipynb", nbformat.writes(chapter.notebook)))
         if chapter.module:
@@ -121,15 +123,19 @@ def finish_cells(app, document: nodes.document) -> None:
             cell.children[0].insert(0, nodes.paragraph("", "", label, classes=["module"]))
 
 
-def tell_arguments(app, what: str, name: str, obj, options, lines: list[str]) -> None:
-    """Read docstrings as plain text with `code`, and add the comments that stand beside the arguments."""
-    parts = "\n".join(lines).split("`")
+def literal(text: str) -> str:
+    """Plain text with `code` in it, as Sphinx wants it."""
+    parts = text.split("`")
     parts[::2] = [re.sub(r"([\\*_|])", r"\\\1", part) for part in parts[::2]]
-    lines[:] = "``".join(parts).split("\n")
+    return "``".join(parts)
+
+
+def tell_arguments(app, what: str, name: str, obj, options, lines: list[str]) -> None:
+    """Add to a docstring the comments that stand beside the arguments."""
+    lines[:] = map(literal, lines)
     if what in ("function", "method", "class"):
-        comments = {key: text for key, text in docments(obj).items() if text}
-        lines += ["", *(f":returns: {text}" if key == "return" else f":param {key}: {text}"
-                        for key, text in comments.items())]
+        lines += ["", *(f":{'returns' if key == 'return' else 'param ' + key}: {literal(comment)}"
+                        for key, comment in docments(obj).items() if comment)]
 
 
 def copy_mathjax(app, error: Exception | None) -> None:
@@ -142,12 +148,13 @@ def copy_mathjax(app, error: Exception | None) -> None:
 
 def skip_values(app, what: str, name: str, obj, skip: bool, options) -> bool:
     """List what can be called, and properties; the fields of a class stand in its signature already."""
-    return skip or not (callable(obj) or isinstance(obj, property))
+    return skip or not (callable(obj) or isinstance(obj, (property, cached_property)))
 
 
 def setup(app) -> None:
     app.connect("builder-inited", make_pages)
     app.connect("source-read", fill_index)
+    app.connect("env-get-outdated", lambda *_: ["index"])  # what it lists may have changed, though it has not
     app.connect("doctree-read", finish_cells)
     app.connect("autodoc-process-docstring", tell_arguments)
     app.connect("autodoc-skip-member", skip_values)
