@@ -52,10 +52,14 @@ $(READY): settings.ini setup.py constraints.txt
 	fi; \
 	rm -f .venv/ready-*; \
 	echo 'Installing the course into .venv; this takes some minutes.'; \
-	{ .venv/bin/python -m pip install -c constraints.txt -e '.[dev]' 2>&1 && touch '$@'; } | awk ' \
-		{ print > ".venv/pip.log" }; \
-		/^Collecting / && ++n % 20 == 0 { printf "%d packages found\n", n; fflush() }; \
-		/^Installing collected / { print > ".venv/unfinished"; close(".venv/unfinished"); print "installing them"; fflush() }'; \
+	{ .venv/bin/python -m pip install -c constraints.txt -e '.[dev]' 2>&1 && touch '$@'; } | { \
+		n=0; while IFS= read -r line; do \
+			printf '%s\n' "$$line" >&3; \
+			case "$$line" in \
+			'Collecting '*) n=$$((n + 1)); [ $$((n % 20)) != 0 ] || echo "$$n packages found" ;; \
+			'Installing collected '*) touch .venv/unfinished; echo "installing $$n packages" ;; \
+			esac; \
+		done; } 3> .venv/pip.log; \
 	[ -e '$@' ] || stop 'The packages could not be installed, often for want of a network: .venv/pip.log says why; then run make again.'; \
 	rm -f .venv/unfinished; \
 	mkdir -p .venv/share/jupyter/lab/settings; \
