@@ -1,0 +1,123 @@
+"""Benchmarks, each against the library that does the same in the same run: python -m tests.bench NAME."""
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+
+
+def seconds(function) -> float:
+    start = perf_counter()
+    function()
+    return perf_counter() - start
+
+
+def compare(tasks: dict, rounds: int) -> dict[str, list[float]]:
+    "Time each task once in every round, so that a busy moment of the machine meets all of them."
+    times = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            times[name].append(seconds(task))
+    for name, took in times.items():
+        print(f"{name:32} median {statistics.median(took):8.3f} s   fastest {min(took):8.3f} s")
+    return times
+
+
+def ratio(text: str, above: list[float], below: list[float], bar: str):
+    "The median of the ratios, round by round."
+    ratios = sorted(a / b for a, b in zip(above, below))
+    print(f"{text:56} {statistics.median(ratios):8.2f}   ({ratios[0]:.2f} to {ratios[-1]:.2f}; bar: {bar})")
+
+
+def megabyte() -> str:
+    "tinyshakespeare where the reference data is at hand, otherwise Python's manual."
+    if folder := os.environ.get("TINYGPT_REFERENCE"):
+        return (Path(folder) / "tinyshakespeare.txt").read_text(encoding="utf-8")[:1_000_000]
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics.values())
+
+
+def tokenizer():
+    "Byte pairs: training and cold encoding against Rust's tokenizers, and the naive loop against ours."
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, trainers
+
+    from tinygpt.tokenizer import GPT2_SPLIT, BPETokenizer, Counter, add
+
+    text, size, byte_level = megabyte(), 4096, pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+    def rust_train():
+        rust = tokenizers.Tokenizer(models.BPE())
+        rust.pre_tokenizer = byte_level
+        rust.train_from_iterator([text], trainers.BpeTrainer(vocab_size=size, initial_alphabet=byte_level.alphabet(),
+                                                             show_progress=False))
+        return rust
+
+    def naive(merges=5):
+        symbols = text.encode().decode("latin1")
+        for new in range(256, 256 + merges):
+            pairs = Counter(map(add, symbols, symbols[1:]))
+            symbols = symbols.replace(max(pairs, key=pairs.get), chr(new))
+
+    ours, rust = BPETokenizer.train(text, size, pattern=GPT2_SPLIT), rust_train()
+    assert ours.encode(text) == rust.encode(text).ids, "both must do the same work"
+    cold = iter([(BPETokenizer.from_json(ours.to_json()), tokenizers.Tokenizer.from_str(rust.to_str())) for _ in range(9)])
+    pair = None
+
+    def ours_encode():
+        nonlocal pair
+        pair = next(cold)
+        pair[0].encode(text)
+
+    times = compare({
+        "train, tinygpt": lambda: BPETokenizer.train(text, size, pattern=GPT2_SPLIT), "train, tokenizers (Rust)": rust_train,
+        "encode cold, tinygpt": ours_encode, "encode cold, tokenizers (Rust)": lambda: pair[1].encode(text),
+        "5 merges, naive": naive,
+    }, rounds=9)
+    ratio(f"training {len(text):,} characters, {size} tokens: ours / Rust", times["train, tinygpt"],
+          times["train, tokenizers (Rust)"], "at most 3")
+    ratio("encoding them cold: ours / Rust", times["encode cold, tinygpt"], times["encode cold, tokenizers (Rust)"], "at most 1")
+    whole = [took / 5 * (size - 256) for took in times["5 merges, naive"]]
+    ratio("training: naive (from 5 merges) / ours", whole, times["train, tinygpt"], "hundreds")
+
+
+MEMORY = """
+import random, resource, sys, tempfile, tinygpt
+rng, letters = random.Random(0), "etaoinshrdlu"
+words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(200_000)]
+weights = [1 / (i + 10) for i in range(len(words))]
+def peak(): return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+    for _ in range(400): file.write(" ".join(rng.choices(words, weights, k=95_000)).replace("e e", "e.\\n") + "\\n")
+    size = file.tell() / 1e6
+    file.seek(0)
+    del weights
+    print(f"before: {peak():.0f} MB")
+    tok = tinygpt.BPETokenizer.train(file, 4096)
+    print(f"trained on a file of {size:.0f} MB: peak {peak():.0f} MB")
+    file.seek(0)
+    n = sum(1 for _ in tok.encode_iterable(file))
+    print(f"encoded it, {n:,} tokens: peak {peak():.0f} MB")
+    file.seek(0)
+    tinygpt.BPETokenizer.train(file.read(), 4096)
+    print(f"trained on it as one text: peak {peak():.0f} MB (bar: under 1,000)")
+"""
+
+
+def tokenizer_memory():
+    "Peak memory of one process while a tokenizer learns from, and encodes, 200 MB of text."
+    subprocess.run([sys.executable, "-c", MEMORY], check=True)
+
+
+if __name__ == "__main__":
+    benches = {f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory)}
+    if len(sys.argv) != 2 or sys.argv[1] not in benches:
+        sys.exit("python -m tests.bench NAME, where NAME is one of\n" + "\n".join(f"  {n:18} {f.__doc__}" for n, f in benches.items()))
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "regex"))
+    print(f"{datetime.date.today()}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, {libraries}\n")
+    benches[sys.argv[1]]()
