@@ -56,7 +56,7 @@ $(READY): settings.ini setup.py constraints.txt
 		n=0; while IFS= read -r line; do \
 			printf '%s\n' "$$line" >&3; \
 			case "$$line" in \
-			'Collecting '*) n=$$((n + 1)); [ $$((n % 20)) != 0 ] || echo "$$n packages found" ;; \
+			'Collecting '* | 'Processing '*) n=$$((n + 1)); [ $$((n % 20)) != 0 ] || echo "$$n packages found" ;; \
 			'Installing collected '*) touch .venv/unfinished; echo "installing $$n packages" ;; \
 			esac; \
 		done; } 3> .venv/pip.log; \
