@@ -58,7 +58,7 @@ def copy(chapters: Path, folder: Path) -> list:
             if mine is None:
                 said.append(f"kept your {name}, which cannot be read as a notebook: rename it to get the chapter again")
             elif not old or old[1] != new[1]:
-                said.append(f"kept your {name}, which differs from the present chapter: rename yours to get the new one")
+                said.append(f"kept your {name}, which differs from the present chapter: rename it to get the new one")
             if old:
                 remembered[name] = old
     for name in seen.keys() - present.keys():

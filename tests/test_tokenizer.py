@@ -371,7 +371,7 @@ def test_ids_out_of_range(tok):
 
 
 @pytest.mark.parametrize("vocab_size, special, said", [
-    (255, [], "ask for 256 or more"), (257, SPECIAL, "ask for 259 or more"), (300, ["a", "a"], "twice"),
+    (255, [], "ask for 256 or more"), (257, SPECIAL, "ask for 259 or more"), (300, ["a", "a"], "distinct"),
     (300, [""], "empty"), (300, "<|end|>", "give a list"), (300, ["a"], "'a' is a special token and an ordinary one"),
 ])
 def test_impossible_vocabularies(vocab_size, special, said):

@@ -49,7 +49,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tinygpt.tokenizer.Tokenizer.vocab_size': ( 'tokenizer.html#tokenizer.vocab_size',
                                                                                'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.apply_merges': ('tokenizer.html#apply_merges', 'tinygpt/tokenizer.py'),
-                                   'tinygpt.tokenizer.as_texts': ('tokenizer.html#as_texts', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.batches': ('tokenizer.html#batches', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.check_special': ('tokenizer.html#check_special', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.compile_split': ('tokenizer.html#compile_split', 'tinygpt/tokenizer.py'),
@@ -57,6 +56,4 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tinygpt.tokenizer.count_chunks': ('tokenizer.html#count_chunks', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.learn_merges': ('tokenizer.html#learn_merges', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.pieces': ('tokenizer.html#pieces', 'tinygpt/tokenizer.py'),
-                                   'tinygpt.tokenizer.special_pattern': ('tokenizer.html#special_pattern', 'tinygpt/tokenizer.py'),
-                                   'tinygpt.tokenizer.spell': ('tokenizer.html#spell', 'tinygpt/tokenizer.py'),
-                                   'tinygpt.tokenizer.unspell': ('tokenizer.html#unspell', 'tinygpt/tokenizer.py')}}}
+                                   'tinygpt.tokenizer.special_pattern': ('tokenizer.html#special_pattern', 'tinygpt/tokenizer.py')}}}

@@ -1,12 +1,29 @@
 """Files: written whole or not at all, and tokenizers in the form that the Hugging Face libraries read."""
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import regex
 
-HF_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+_printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_others = [byte for byte in range(256) if byte not in _printable]
+# How files write each byte: as itself where it prints, otherwise as a letter from further up. The order is GPT-2's.
+LETTERS = dict(zip(_printable + _others, map(chr, _printable + [*range(256, 324)])))
+BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
+
+
+def as_texts(source: str | Iterable[str]) -> Iterator[str]:
+    "Yield the one text, or each text of a corpus; half a surrogate pair, which is no character, becomes U+FFFD."
+    for text in [source] if isinstance(source, str | bytes) else source:
+        if not isinstance(text, str):
+            raise ValueError(f"expected text (str), got {type(text).__name__}: {text!r:.40}")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        yield text
 
 
 def write_json(path: Path, content: dict):
@@ -27,6 +44,13 @@ def read_json(path: str | Path, understand: Callable):
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, regex.error) as error:
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
         raise ValueError(f"{path} is damaged, or of another kind than expected: {reason}") from error
+
+
+def write_tokenizer(folder: Path, spec: dict):
+    "Write a tokenizer.json, and the tokenizer_config.json without which transformers takes another class."
+    write_json(folder / "tokenizer.json", spec)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def hf_json(model: dict, pre_tokenizer: dict, decoder: dict, added_tokens: Iterable[dict] = (),
@@ -56,6 +80,24 @@ def chars_from_json(spec: dict) -> list[str]:
     if spec["model"].get("type") != "WordLevel" or any(len(word) != 1 for word in spec["model"]["vocab"]):
         raise ValueError("its tokens are not single characters; a file of byte pairs is read by BPETokenizer.load")
     return in_order(spec["model"]["vocab"])
+
+
+def spell(tokens: list[bytes], special_ids: Iterable[int]) -> list[str]:
+    "The tokens as files write them: in letters, and special tokens as they are."
+    words = [token.decode("latin1").translate(LETTERS) for token in tokens]
+    for i in special_ids:
+        words[i] = tokens[i].decode()
+    word, times = Counter(words).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{word!r} is a special token and an ordinary one as well; rename the special token")
+    return words
+
+
+def unspell(word: str) -> bytes:
+    "The bytes of an ordinary token, from its letters."
+    if alien := [letter for letter in word if letter not in BYTE_OF]:
+        raise ValueError(f"{alien[0]!r} in its token {word!r} is not a letter that stands for a byte")
+    return bytes(BYTE_OF[letter] for letter in word)
 
 
 def bpe_to_json(tok) -> dict:
@@ -96,7 +138,7 @@ def read_split(pre: dict, implied_split: str) -> str | None:
 
 
 def bpe_from_json(spec: dict, implied_split: str) -> tuple:
-    "The words, merges, special tokens, pattern and normalizer in a tokenizer.json."
+    "The tokens, merges, special tokens, pattern and normalizer in a tokenizer.json."
     model, added, normalizer = spec["model"], spec.get("added_tokens") or [], spec.get("normalizer") or {"type": None}
     if model.get("type", "BPE") != "BPE":
         raise ValueError(f"its model is {model['type']}, not BPE")
@@ -118,13 +160,18 @@ def bpe_from_json(spec: dict, implied_split: str) -> tuple:
             raise ValueError(f"{left + right!r} is merged only after it was used; no training makes such a list")
         merges.append((vocab[left], vocab[right]))
         used |= {left, right}
-    return in_order(vocab), merges, special, read_split(spec["pre_tokenizer"], implied_split), normalizer["type"]
+    tokens = [word.encode() if word in special else unspell(word) for word in in_order(vocab)]
+    return tokens, merges, special, read_split(spec["pre_tokenizer"], implied_split), normalizer["type"]
 
 
-def gpt2_to_json(vocab: dict[str, int], vocab_bpe: str | Path) -> dict:
+def read_gpt2(encoder_json: str | Path, vocab_bpe: str | Path) -> dict:
     "GPT-2's two files as one tokenizer.json."
     merges, end = Path(vocab_bpe).read_text(encoding="utf-8").split("\n")[1:-1], "<|endoftext|>"
-    if len(vocab) != 256 + len(merges) + 1:
-        raise ValueError(f"{len(vocab)} tokens do not go with the {len(merges)} merges of {vocab_bpe}: one file is cut short")
-    return hf_json({"vocab": vocab, "merges": merges}, pre_tokenizer={"type": "ByteLevel"}, decoder={"type": "ByteLevel"},
-                   added_tokens=[{"id": vocab[end], "content": end}])
+
+    def understand(vocab: dict[str, int]) -> dict:
+        if len(vocab) != 256 + len(merges) + 1:
+            raise ValueError(f"its {len(vocab)} tokens do not go with the {len(merges)} merges of {vocab_bpe}: one is cut short")
+        model = {"vocab": vocab, "merges": merges}
+        return hf_json(model, {"type": "ByteLevel"}, {"type": "ByteLevel"}, [{"id": vocab[end], "content": end}])
+
+    return read_json(encoder_json, understand)

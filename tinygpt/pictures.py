@@ -36,19 +36,22 @@ def visible(token: bytes | str) -> str:
     try:
         text = token if isinstance(token, str) else token.decode()
     except UnicodeDecodeError:
-        return "".join(chr(b) if 32 <= b < 127 else f"\\x{b:02x}" for b in token)
+        return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in token)
     return text.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥")
 
 
 def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked: int | None = None) -> Picture:
     "Show where a text is cut: each token in a colour of its own, its id when pointed at, one of them outlined."
-    spans = []
-    for i, token in enumerate(tokens := list(tokens)):
-        title = f' title="id {ids[i]}"' if ids else ""
-        line = "outline:2px solid #d1242f;" if i == marked else ""
-        style = f"background:{TINTS[i % len(TINTS)]}4d;border-radius:3px;padding:1px 0;{line}"
-        after = "<br>" if visible(token).endswith("⏎") else "<wbr>"
-        spans.append(f'<span style="{style}"{title}>{html.escape(visible(token))}</span>{after}')
+    tokens, spans = list(tokens), []
+    for i, token in enumerate(tokens):
+        text = visible(token)
+        style = f"background:{TINTS[i % len(TINTS)]}4d;border-radius:3px;padding:1px 0;"
+        if isinstance(token, bytes) and "\\x" in text:
+            text, style = text.replace("\\x", " ").strip(), style + "font-size:.75em;padding:2px .25em;"
+        if i == marked:
+            style += "outline:2px solid #d1242f;"
+        title, text = f' title="id {ids[i]}"' if ids else "", html.escape(text)
+        spans.append(f'<span style="{style}"{title}>{text}</span>{"<br>" if text.endswith("⏎") else "<wbr>"}')
     body = f'<div style="font-family:monospace;line-height:1.9;white-space:pre-wrap">{"".join(spans)}</div>'
     return Picture(body, "|".join(map(visible, tokens)))
 

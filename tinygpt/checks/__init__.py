@@ -2,6 +2,7 @@
 import copy
 import functools
 import html
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
@@ -32,8 +33,8 @@ class Verdict:
                 f"</strong> {html.escape(self.message)}{drawn}</div>")
 
 
-class Finding(Exception):
-    "Raised inside a check: what is wrong with the answer."
+class Finding(BaseException):
+    "Raised inside a check: what is wrong with the answer. (No Exception, or an answer could catch it.)"
 
     def __init__(self, message: str, picture: Picture | None = None, state: str = "wrong"):
         self.verdict = Verdict(state, message, picture)
@@ -76,15 +77,17 @@ def call(answer, *args) -> str:
 
 
 @contextmanager
-def step_limit(steps: int):
-    "Stop Python code that runs more lines than this: a loop that never ends would hang the notebook."
-    left, before = steps, sys.gettrace()
+def step_limit(answer, steps: int):
+    "Stop the learner's code after this many lines: a loop that never ends would hang the notebook."
+    left, before, own = steps, sys.gettrace(), getattr(answer, "__globals__", None)
 
     def count(frame, event, arg):
         nonlocal left
+        if frame.f_globals is not own:
+            return None
         left -= event == "line"
         if left < 0:
-            raise Finding(f"It does not come to an end: after {steps:,} lines it was still running. What brings its loop forward?")
+            raise Finding(f"It does not come to an end: after {steps:,} lines it was still running. What moves its loop on?")
         return count
 
     sys.settrace(count)
@@ -92,6 +95,13 @@ def step_limit(steps: int):
         yield
     finally:
         sys.settrace(before)
+
+
+def _place(answer, error: BaseException) -> str:
+    "Where in the learner's function an error arose."
+    code = getattr(answer, "__code__", None)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
+    return f" in its line {frames[0].lineno - code.co_firstlineno + 1}: {frames[0].line}" if frames and frames[0].line else ""
 
 
 def attempt(answer, *args, expect: type | tuple[type, ...], steps: int = 100_000):
@@ -102,14 +112,14 @@ def attempt(answer, *args, expect: type | tuple[type, ...], steps: int = 100_000
         raise Finding(f"A function is wanted here, not {_shown(answer)}. Pass the function itself, without calling it.")
     given = copy.deepcopy(args)
     try:
-        with step_limit(steps):
+        with step_limit(answer, steps):
             result = answer(*given)
+            if inspect.isgenerator(result):
+                result = list(result)
     except Finding as finding:
         raise Finding(f"{call(answer, *args)}: {finding.verdict.message}") from None
     except (Exception, SystemExit) as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)][2:]
-        where = f" in its line {lines[0] - answer.__code__.co_firstlineno + 1}" if lines and hasattr(answer, "__code__") else ""
-        raise Finding(f"{call(answer, *args)} stopped{where} with {_named(error)}.") from None
+        raise Finding(f"{call(answer, *args)} stopped with {_named(error)}{_place(answer, error)}") from None
     if result is None or result is ...:
         raise Finding(f"{call(answer, *args)} returned nothing. Is the body written, and does it end with return?", state="blank")
     if not isinstance(result, expect):
