@@ -14,8 +14,8 @@ help:
 	@echo 'make docs    build the site'
 	@echo 'make clean   remove what make has made, but never your copy of the chapters'
 	@echo
-	@echo 'The first of these sets up everything in .venv, which takes some minutes. To choose the Python for it,'
-	@echo 'or hand more words to JupyterLab, pytest or Sphinx:'
+	@echo 'Whichever you call first sets up everything in .venv, which takes some minutes. To choose the Python for it,'
+	@echo 'or to hand more words to JupyterLab, pytest or Sphinx:'
 	@echo '    make lab PYTHON=python3.12 ARGS="--no-browser"'
 
 lab: $(READY)
@@ -26,7 +26,8 @@ lab: $(READY)
 		--ServerApp.root_dir="$${first%/*}" --LabApp.default_url="/lab/tree/$${first##*/}" $(ARGS)
 
 test: $(READY)
-	@.venv/bin/python -m pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg nbs tests $(ARGS)
+	@.venv/bin/python -m pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
+		nbs tests $(ARGS)
 
 docs: $(READY)
 	@.venv/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)
@@ -34,7 +35,8 @@ docs: $(READY)
 
 clean:
 	@rm -rf .venv build dist *.egg-info docs/_build docs/chapters docs/api .pytest_cache .hypothesis .jupyter_cache
-	@find nbs tinygpt tests docs \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .jupyter_cache \) -prune -exec rm -rf {} +
+	@find nbs tinygpt tests docs \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .jupyter_cache \) \
+		-prune -exec rm -rf {} +
 
 # pip's log says when it begins to change the environment; what it leaves half done from there on is made anew.
 # The last lines keep JupyterLab from asking whether to fetch news.
@@ -42,10 +44,10 @@ $(READY): settings.ini setup.py constraints.txt
 	@stop() { echo "$$*" >&2; exit 1; }; \
 	if [ -e .venv/unfinished ] || ! .venv/bin/python -c 'import pip' 2>/dev/null; then \
 		"$(PYTHON)" -c '' 2>/dev/null || \
-			stop 'Python could not be run as "$(PYTHON)": install Python 3.11 or newer, or name yours with PYTHON=python3.12.'; \
+			stop 'There is no "$(PYTHON)" to run: install Python 3.11 or newer, or name yours: PYTHON=python3.12'; \
 		version=$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 		"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-			stop "The course needs Python 3.11 or newer, and $(PYTHON) is $$version: name a newer one with PYTHON=python3.12."; \
+			stop "The course needs Python 3.11 or newer, and $(PYTHON) is $$version: name a newer one: PYTHON=python3.12"; \
 		"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
 			stop "This Python has no venv module: on Debian or Ubuntu, run: sudo apt install python$$version-venv"; \
 		"$(PYTHON)" -m venv --clear .venv || stop 'The folder .venv could not be made here: see the lines above.'; \
@@ -60,7 +62,7 @@ $(READY): settings.ini setup.py constraints.txt
 			'Installing collected '*) touch .venv/unfinished; echo "installing $$n packages" ;; \
 			esac; \
 		done; } 3> .venv/pip.log; \
-	[ -e '$@' ] || stop 'The packages could not be installed, often for want of a network: .venv/pip.log says why; then run make again.'; \
+	[ -e '$@' ] || stop 'Installing failed, often for want of a network: .venv/pip.log says why; then run make again.'; \
 	rm -f .venv/unfinished; \
 	mkdir -p .venv/share/jupyter/lab/settings; \
 	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \

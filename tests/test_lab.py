@@ -62,7 +62,7 @@ def again(chapters, **changed):
     return learn.copy(chapters, chapters.parent / "learn")
 
 
-KEPT = ["kept your 01_a.ipynb, which differs from the present chapter: rename yours to get the new one"]
+KEPT = ["kept your 01_a.ipynb, which differs from the present chapter: rename it to get the new one"]
 
 
 def test_a_second_copy_does_nothing(chapters, own):
@@ -246,7 +246,8 @@ def test_no_network(make):
 
 def test_setup_is_done_once_and_again_when_settings_change(make, calls, tmp_path):
     python = "PYTHON=" + script(tmp_path / "bin" / "python", FAKE_PYTHON)
-    pip, sphinx = "-m pip install -c constraints.txt -e .[dev]", "-m sphinx -W --keep-going -q -b html docs docs/_build/html"
+    pip = "-m pip install -c constraints.txt -e .[dev]"
+    sphinx = "-m sphinx -W --keep-going -q -b html docs docs/_build/html"
     status, printed = make("docs", python, PIP="works")
     assert status == 0 and "docs/_build/html/index.html" in printed, printed
     assert calls() == ["-m venv --clear .venv", pip, sphinx]

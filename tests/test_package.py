@@ -92,7 +92,8 @@ def test_every_exported_module_has_its_notebook():
 
 def test_a_changed_output_fails(tmp_path):
     """The comparison of notebooks that make test trusts in, tried on one that says 1 + 1 = 3."""
-    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=lambda _, names: {n for n in names if n != "conftest.py"})
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
 
     def cell(source, shown, *tags, kind="text/plain"):
         output = {"output_type": "execute_result", "execution_count": None, "metadata": {}, "data": {kind: shown}}
