@@ -1,16 +1,20 @@
 """Chapter 01 against the libraries that do the same: tokenizers (Rust), tiktoken and transformers."""
+import importlib.util
 import itertools
 import json
+import multiprocessing
 import pickle
 import random
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import regex
 import tiktoken
 import tokenizers
+from conftest import need
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
@@ -24,7 +28,7 @@ STORY = ("Once there was a well, and in the well there was a fish. The fish said
 SPECIAL = ["<|end|>", "<|end|>ing", "<|user|>"]
 # what several scripts, spaces, endings and special tokens are made of; and any character of Unicode that has a meaning
 SPICE = st.sampled_from(["'s", "'LL", "'ſ", "  ", "\n", "\r\n", " \n ", "\t", "123456", "½", "é", "e\u0301", "नमस्ते", "日本",
-                         "👩‍🚀", "\u00a0", "\u2028", "<|end|>", "<|end|>ing", "<|", "there was", " well", "..."])
+                         "👩‍🚀", "\u00a0", "\u2028", "<|end|>", "<|end|>ing", "<|", "there was", " well", "...", "\u0958!", "⑴!", "a™", "한"])
 TEXT = st.lists(SPICE | st.text(st.characters(exclude_categories=["Cn", "Cs"]), max_size=6), max_size=8).map("".join)
 
 
@@ -97,7 +101,7 @@ def test_memory_follows_the_distinct_chunks():
             "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "tok = tinygpt.BPETokenizer.train(texts(), 300)\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n")
-    pytest.importorskip("resource")
+    need(importlib.util.find_spec("resource"), "the module resource")
     grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert grown < 100_000_000 / (1 if sys.platform == "darwin" else 1024)     # 36 million characters went through
 
@@ -173,8 +177,10 @@ def test_pieces_cut_through_no_chunk(texts, pattern, size):
     assert "".join(cut) == whole
     chunks = itertools.chain.from_iterable(regex.findall(pattern, piece) for piece in cut)
     assert list(chunks) == regex.findall(pattern, whole)
-    for form in "NFC", "NFKD":
-        assert "".join(unicodedata.normalize(form, piece) for piece in cut) == unicodedata.normalize(form, whole)
+    for form in "NFC", "NFD", "NFKC", "NFKD":
+        cut = [unicodedata.normalize(form, piece) for piece in pieces(texts, pattern, form=form, size=size)]
+        chunks = itertools.chain.from_iterable(regex.findall(pattern, piece) for piece in cut)
+        assert list(chunks) == regex.findall(pattern, unicodedata.normalize(form, whole))
 
 
 @settings(max_examples=300, deadline=None)
@@ -182,7 +188,7 @@ def test_pieces_cut_through_no_chunk(texts, pattern, size):
 def test_a_stream_gives_the_ids_of_the_whole(tok, texts, size):
     for allowed in (), "all", ["<|end|>"]:
         whole = tok.encode("".join(texts), allowed_special=allowed)
-        before, pieces.__defaults__ = pieces.__defaults__, (None, 0, size)
+        before, pieces.__defaults__ = pieces.__defaults__, (None, 0, None, size)
         try:
             assert list(tok.encode_iterable(texts, allowed_special=allowed)) == whole
         finally:
@@ -197,6 +203,34 @@ def test_a_stream_is_lazy(tok):
     endless = tok.encode_iterable(itertools.repeat("there was a fish\n"))
     assert list(itertools.islice(endless, 8)) == tok.encode("there was a fish\n" * 8)[:8]
     assert list(itertools.islice(CharTokenizer.train("ab").encode_iterable(itertools.repeat("ab")), 3)) == [0, 1, 0]
+
+
+def test_a_surrogate_pair_may_come_in_halves(tok):
+    assert tok.decode(tok.encode_iterable(["a\ud83d", "\ude00b", "\ud83d"])) == "a😀b�"
+
+
+def test_what_is_remembered_of_long_chunks_is_bounded(tok):
+    letters = random.Random(0)
+    for _ in range(100):
+        tok.encode("".join(letters.choices("qxz", k=50_000)))
+    assert sum(map(len, tok.encode_text.known)) < 3_000_000
+
+
+def test_large_texts_can_be_counted_by_a_daemon(monkeypatch):
+    monkeypatch.setattr(module.batches, "__defaults__", (1000,))
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    context = multiprocessing.get_context("fork") if "fork" in multiprocessing.get_all_start_methods() else None
+    need(context, "a system that can fork")
+    daemon = context.Process(target=module.count_chunks, args=([STORY * 9], GPT4_SPLIT), daemon=True)
+    daemon.start()
+    daemon.join(60)
+    assert daemon.exitcode == 0
+
+
+def test_threads_may_save_into_one_folder(tok, tmp_path):
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: tok.save(tmp_path), range(20)))
+    assert BPETokenizer.load(tmp_path).encode(STORY) == tok.encode(STORY)
 
 
 # ---- special tokens
@@ -313,20 +347,58 @@ def change(*path, to):
     (change("model", "merges", 3, to=["no", "pe"]), "'no' and 'pe'"),
     (change("model", "merges", 3, to=["one"]), "not enough values"),
     (lambda spec: spec["model"]["merges"].reverse() or spec, "only after it was used"),
-    (change("model", to=None), "AttributeError"),
+    (change("model", to=None), "does not hold a BPE vocabulary"),
     (change("added_tokens", 0, "lstrip", to=True), "lstrip"),
     (change("normalizer", to={"type": "Lowercase"}), "Lowercase"),
     (change("post_processor", to={"type": "TemplateProcessing"}), "TemplateProcessing"),
     (change("pre_tokenizer", to={"type": "Whitespace"}), "pre-tokenizer"),
     (change("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", to=True), "prefix space"),
     (change("pre_tokenizer", "pretokenizers", 0, "behavior", to="Removed"), "isolate"),
-    (change("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex", to="(["), "error"),
+    (change("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex", to="(["), "does not work"),
 ])
 def test_a_file_that_would_give_other_ids_is_refused(tok, tmp_path, damage, said):
     (tmp_path / "tokenizer.json").write_text(json.dumps(damage(tok.to_json())), encoding="utf-8")
     with pytest.raises(ValueError, match=regex.escape(said)) as caught:
         BPETokenizer.load(tmp_path)
     assert str(tmp_path / "tokenizer.json") in str(caught.value)
+
+
+def added(**token):
+    def changed(spec):
+        spec["added_tokens"].append({"id": len(spec["model"]["vocab"]), **token})
+        return spec
+    return changed
+
+
+@pytest.mark.parametrize("damage, said", [
+    (added(id=0, content="!"), "'!' is an ordinary token"),
+    (added(content=""), "is empty"),
+    (added(content="<x>", normalized=True), "after it was normalized"),
+    (change("truncation", to={"max_length": 3}), "truncation"),
+    (change("padding", to={"pad_id": 3}), "padding"),
+    (change("pre_tokenizer", to=None), "ByteLevel"),
+    (change("pre_tokenizer", to={"type": "Sequence", "pretokenizers": []}), "ByteLevel"),
+    (change("pre_tokenizer", "pretokenizers", 0, "pattern", to={"String": " "}), "isolate"),
+    *[(change("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex", to=pattern), said) for pattern, said in [
+        (r"(\w+)|\s", "groups"), ("a\\", "does not work"), ("(?x)a # b", "another way"), (r"\h+", "another way"), ("", "matches nothing"),
+        ("[a-z&&[^aeiou]]+", "another way"), ("(?R)", "another way"), (7, "TypeError")]],
+    (change("model", "vocab", "!", to=False), "each once"),
+    (change("model", "vocab", "!", to=0.0), "each once"),
+    (change("model", "merges", to=""), "not enough values"),
+])
+def test_what_the_library_would_read_otherwise_is_refused(tok, tmp_path, damage, said):
+    test_a_file_that_would_give_other_ids_is_refused(tok, tmp_path, damage, said)
+
+
+@pytest.mark.parametrize("part, to", [
+    ("pre_tokenizer", {"type": "Whitespace"}), ("normalizer", {"type": "Lowercase"}), ("post_processor", {"type": "ByteLevel"}),
+    ("added_tokens", [{"id": 2, "content": "ab"}]), ("padding", {"pad_id": 0}),
+])
+def test_characters_of_another_making_are_refused(tmp_path, part, to):
+    spec = CharTokenizer.train("ab").to_json()
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec | {part: to}), encoding="utf-8")
+    with pytest.raises(ValueError, match=part):
+        CharTokenizer.load(tmp_path)
 
 
 def test_a_file_cut_short_or_of_another_kind_is_refused(tok, tmp_path):
@@ -342,7 +414,7 @@ def test_a_file_cut_short_or_of_another_kind_is_refused(tok, tmp_path):
         with pytest.raises(ValueError, match="tokenizer.json"):
             BPETokenizer.load(tmp_path)
     path.write_bytes(whole)
-    with pytest.raises(ValueError, match="BPETokenizer.load"):
+    with pytest.raises(ValueError, match="CharTokenizer reads no other"):
         CharTokenizer.load(tmp_path)
 
 
@@ -353,6 +425,23 @@ def test_a_failed_save_leaves_the_old_file(tok, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         BPETokenizer.train("other", 300).save(tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("text, said", [("#version: 0.2\none\n", "'one' is not a pair"), ("#version: 0.2\na b c\n", "'a b c' is not a pair"),
+                                        (b"\xff", "utf-8")])
+def test_damaged_gpt2_merges(reference, tmp_path, text, said):
+    (tmp_path / "vocab.bpe").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=said) as caught:
+        BPETokenizer.from_gpt2(reference / "gpt2" / "encoder.json", tmp_path / "vocab.bpe")
+    assert str(tmp_path / "vocab.bpe") in str(caught.value)
+
+
+def test_damaged_gpt2_vocabulary(reference, tmp_path):
+    vocab = json.loads((reference / "gpt2" / "encoder.json").read_text(encoding="utf-8"))
+    for damage in {"!": "0"}, {"!": None}, {"<|endoftext|>": "end"}, {"!": 7}:
+        (tmp_path / "encoder.json").write_text(json.dumps(vocab | damage), encoding="utf-8")
+        with pytest.raises(ValueError, match="encoder.json is damaged"):
+            BPETokenizer.from_gpt2(tmp_path / "encoder.json", reference / "gpt2" / "vocab.bpe")
 
 
 def test_gpt2_files_that_do_not_belong_together(reference, tmp_path):
@@ -387,6 +476,8 @@ def test_what_is_not_text(tok, wrong):
 
 
 def test_unknown_special_token(tok):
+    with pytest.raises(ValueError, match="give a list"):
+        tok.encode("text", allowed_special="<|end|>")
     with pytest.raises(ValueError, match="'<|nope|>' is none of the special tokens".replace("|", r"\|")):
         tok.encode("text", allowed_special=["<|nope|>"])
 

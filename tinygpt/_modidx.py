@@ -54,6 +54,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tinygpt.tokenizer.compile_split': ('tokenizer.html#compile_split', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.count_batch': ('tokenizer.html#count_batch', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.count_chunks': ('tokenizer.html#count_chunks', 'tinygpt/tokenizer.py'),
+                                   'tinygpt.tokenizer.last_cut': ('tokenizer.html#last_cut', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.learn_merges': ('tokenizer.html#learn_merges', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.pieces': ('tokenizer.html#pieces', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.special_pattern': ('tokenizer.html#special_pattern', 'tinygpt/tokenizer.py')}}}

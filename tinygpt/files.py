@@ -1,6 +1,7 @@
 """Files: written whole or not at all, and tokenizers in the form that the Hugging Face libraries read."""
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,20 +17,26 @@ BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
 
 def as_texts(source: str | Iterable[str]) -> Iterator[str]:
     "Yield the one text, or each text of a corpus; half a surrogate pair, which is no character, becomes U+FFFD."
+    half = ""
     for text in [source] if isinstance(source, str | bytes) else source:
         if not isinstance(text, str):
             raise ValueError(f"expected text (str), got {type(text).__name__}: {text!r:.40}")
+        text, half = half + text, ""
+        if not text.isascii() and "\ud800" <= text[-1] <= "\udbff":
+            text, half = text[:-1], text[-1]
         try:
             text.encode()
         except UnicodeEncodeError:
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         yield text
+    if half:
+        yield "\ufffd"
 
 
 def write_json(path: Path, content: dict):
     "Write a file whole or not at all."
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         draft.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
         os.replace(draft, path)
@@ -41,7 +48,7 @@ def read_json(path: str | Path, understand: Callable):
     "Read a file and make sense of it, or say what is wrong with it."
     try:
         return understand(json.loads(Path(path).read_bytes()))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, regex.error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
         raise ValueError(f"{path} is damaged, or of another kind than expected: {reason}") from error
 
@@ -63,10 +70,20 @@ def hf_json(model: dict, pre_tokenizer: dict, decoder: dict, added_tokens: Itera
 
 def in_order(vocab: dict[str, int]) -> list[str]:
     "The words of a vocabulary by id, if the ids are 0, 1, 2, ..."
-    words = sorted(vocab, key=vocab.get)
-    if [vocab[word] for word in words] != list(range(len(words))):
-        raise ValueError(f"the ids of its {len(words)} tokens are not 0 to {len(words) - 1}, each once")
-    return words
+    ids = list(vocab.values())
+    if any(type(i) is not int for i in ids) or sorted(ids) != list(range(len(ids))):
+        raise ValueError(f"the ids of its {len(ids)} tokens are not 0 to {len(ids) - 1}, each once")
+    return sorted(vocab, key=vocab.get)
+
+
+def model_of(spec: dict, kind: str) -> dict:
+    "The model in a tokenizer.json, if it is of this kind and nothing is done to its ids afterwards."
+    model = spec["model"] if isinstance(spec, dict) and isinstance(spec.get("model"), dict) else {"vocab": None}
+    if not isinstance(model.get("vocab"), dict) or model.get("type", "BPE") != kind:
+        raise ValueError(f"it does not hold a {kind} vocabulary ({'BPETokenizer' if kind == 'BPE' else 'CharTokenizer'} reads "
+                         f"no other), but {model.get('type', 'none that is known')}")
+    refuse("file", {name: spec.get(name) for name in ("truncation", "padding")})
+    return model
 
 
 def chars_to_json(ids: dict[str, int]) -> dict:
@@ -77,9 +94,13 @@ def chars_to_json(ids: dict[str, int]) -> dict:
 
 def chars_from_json(spec: dict) -> list[str]:
     "The characters in a tokenizer.json."
-    if spec["model"].get("type") != "WordLevel" or any(len(word) != 1 for word in spec["model"]["vocab"]):
-        raise ValueError("its tokens are not single characters; a file of byte pairs is read by BPETokenizer.load")
-    return in_order(spec["model"]["vocab"])
+    vocab = model_of(spec, "WordLevel")["vocab"]
+    ours = chars_to_json({})
+    if different := [part for part in ours if part != "model" and spec.get(part) != ours[part]]:
+        raise ValueError(f"its {different[0]} is not that of a tokenizer of characters, so that it would give other ids")
+    if any(len(word) != 1 for word in vocab):
+        raise ValueError("its tokens are not single characters")
+    return in_order(vocab)
 
 
 def spell(tokens: list[bytes], special_ids: Iterable[int]) -> list[str]:
@@ -124,35 +145,49 @@ def refuse(part: str, settings: dict, *harmless: str):
             raise ValueError(f"its {part} asks for {name}={value!r:.60}, which this tokenizer does not do")
 
 
-def read_split(pre: dict, implied_split: str) -> str | None:
+def read_split(pre: dict | None, implied_split: str) -> str | None:
     "The pattern in a pre-tokenizer: one split, then bytes."
-    *splits, byte_level = pre["pretokenizers"] if pre["type"] == "Sequence" else [pre]
+    parts = (pre["pretokenizers"] if pre["type"] == "Sequence" else [pre]) if pre else []
+    if not parts or parts[-1]["type"] != "ByteLevel":
+        raise ValueError("its pre-tokenizer does not end in ByteLevel: its tokens are not made of bytes")
+    *splits, byte_level = parts
     own_split = byte_level.get("use_regex", True)
-    if byte_level["type"] != "ByteLevel" or byte_level.get("add_prefix_space") or len(splits) + own_split > 1:
-        raise ValueError(f"its pre-tokenizer is not one split followed by bytes without a prefix space: {json.dumps(pre):.200}")
+    if byte_level.get("add_prefix_space") or len(splits) + bool(own_split) > 1:
+        raise ValueError(f"its pre-tokenizer does more than one split, then bytes without a prefix space: {json.dumps(pre):.200}")
     if not splits:
         return implied_split if own_split else None
-    if splits[0]["type"] != "Split" or splits[0]["behavior"] != "Isolated" or splits[0].get("invert"):
+    split = splits[0]
+    if split["type"] != "Split" or split["behavior"] != "Isolated" or split.get("invert") or "Regex" not in split["pattern"]:
         raise ValueError(f"its pre-tokenizer does more than to isolate chunks by a pattern: {json.dumps(pre):.200}")
-    return splits[0]["pattern"]["Regex"]
+    if read_otherwise := regex.search(r"\\[hHGKRX]|&&|\[[^\]]*\[|\(\?[xR]", pattern := split["pattern"]["Regex"]):
+        raise ValueError(f"its pattern {pattern!r} has {read_otherwise[0]!r}, which other programs read in another way")
+    return pattern
+
+
+def check_added(added: list[dict], ordinary: set[str], normalizer: str | None):
+    "Refuse added tokens that would be found in other places, or would change other tokens, than in the library."
+    for token in added:
+        content = token["content"]
+        refuse(f"token {content!r}", token, "id", "content", "special", "normalized")
+        if content == "" or content in ordinary:
+            raise ValueError(f"its added token {content!r} is {'an ordinary token as well' if content else 'empty'}")
+    if len({bool(token.get("normalized")) for token in added} | ({False} if normalizer else set())) > 1:
+        raise ValueError("some of its added tokens are looked for in the text as it is, and some after it was normalized")
 
 
 def bpe_from_json(spec: dict, implied_split: str) -> tuple:
     "The tokens, merges, special tokens, pattern and normalizer in a tokenizer.json."
-    model, added, normalizer = spec["model"], spec.get("added_tokens") or [], spec.get("normalizer") or {"type": None}
-    if model.get("type", "BPE") != "BPE":
-        raise ValueError(f"its model is {model['type']}, not BPE")
+    model = model_of(spec, "BPE")
     refuse("model", model, "type", "vocab", "merges", "unk_token", "fuse_unk")
-    for token in added:
-        refuse(f"token {token['content']!r}", token, "id", "content", "special", "normalized")
     if (post := spec.get("post_processor")) and post["type"] != "ByteLevel":
         raise ValueError(f"its post-processor {post['type']} may add tokens to a text, which this tokenizer does not do")
-    if normalizer["type"] not in (None, "NFC", "NFD", "NFKC", "NFKD"):
-        raise ValueError(f"its normalizer is {normalizer['type']}; only Unicode's own forms, such as NFC, are known here")
+    normalizer = spec["normalizer"]["type"] if spec.get("normalizer") else None
+    if normalizer not in (None, "NFC", "NFD", "NFKC", "NFKD"):
+        raise ValueError(f"its normalizer is {normalizer}; only Unicode's own forms, such as NFC, are known here")
+    added = spec.get("added_tokens") or []
     special = {token["content"]: token["id"] for token in added}
-    vocab = model["vocab"] | special
-    merges, used = [], set()
-    for merge in model["merges"]:
+    vocab, merges, used, made = model["vocab"] | special, [], set(), set(LETTERS.values())
+    for merge in model["merges"] if isinstance(model["merges"], list) else [()]:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         if left + right not in vocab or left not in vocab or right not in vocab:
             raise ValueError(f"its merge of {left!r} and {right!r} needs a token that the vocabulary lacks")
@@ -160,18 +195,26 @@ def bpe_from_json(spec: dict, implied_split: str) -> tuple:
             raise ValueError(f"{left + right!r} is merged only after it was used; no training makes such a list")
         merges.append((vocab[left], vocab[right]))
         used |= {left, right}
+        made.add(left + right)
+    check_added(added, made, normalizer)
     tokens = [word.encode() if word in special else unspell(word) for word in in_order(vocab)]
-    return tokens, merges, special, read_split(spec["pre_tokenizer"], implied_split), normalizer["type"]
+    return tokens, merges, special, read_split(spec.get("pre_tokenizer"), implied_split), normalizer
 
 
-def read_gpt2(encoder_json: str | Path, vocab_bpe: str | Path) -> dict:
-    "GPT-2's two files as one tokenizer.json."
-    merges, end = Path(vocab_bpe).read_text(encoding="utf-8").split("\n")[1:-1], "<|endoftext|>"
+def read_gpt2(encoder_json: str | Path, vocab_bpe: str | Path, understand: Callable):
+    "GPT-2's two files, made sense of as one tokenizer.json."
+    try:
+        merges = Path(vocab_bpe).read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]
+        if wrong := [line for line in merges if line.count(" ") != 1]:
+            raise ValueError(f"the line {wrong[0]!r:.60} is not a pair")
+    except ValueError as error:
+        raise ValueError(f"{vocab_bpe} is damaged, or of another kind than expected: {error}") from error
 
-    def understand(vocab: dict[str, int]) -> dict:
+    def both(vocab: dict[str, int]):
         if len(vocab) != 256 + len(merges) + 1:
-            raise ValueError(f"its {len(vocab)} tokens do not go with the {len(merges)} merges of {vocab_bpe}: one is cut short")
-        model = {"vocab": vocab, "merges": merges}
-        return hf_json(model, {"type": "ByteLevel"}, {"type": "ByteLevel"}, [{"id": vocab[end], "content": end}])
+            raise ValueError(f"its {len(vocab)} tokens do not go with the {len(merges)} merges of {vocab_bpe}")
+        end, byte_level = "<|endoftext|>", {"type": "ByteLevel"}
+        return understand(hf_json({"vocab": vocab, "merges": merges}, byte_level, byte_level,
+                                  [{"id": vocab[end], "content": end}]))
 
-    return read_json(encoder_json, understand)
+    return read_json(encoder_json, both)
