@@ -1,4 +1,5 @@
 """Reads settings.ini, so that everything about the package is written once."""
+
 from configparser import ConfigParser
 from pathlib import Path
 

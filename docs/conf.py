@@ -1,4 +1,5 @@
 """How Sphinx builds the site: pages from the notebooks' committed outputs, nothing from another host."""
+
 import sys
 from pathlib import Path
 

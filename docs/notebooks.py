@@ -1,4 +1,5 @@
 """Makes a page of each chapter's notebook and an API page of each module, before Sphinx reads its sources."""
+
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,10 +28,10 @@ Written in chapter :doc:`/chapters/{name}`.
 class Chapter:
     """What the index and the API need to know of one notebook."""
 
-    name: str      # 01_tokenizer
-    title: str     # Tokenizer
+    name: str  # 01_tokenizer
+    title: str  # Tokenizer
     question: str  # How does text become numbers?
-    module: str    # tokenizer, or "" where the notebook exports nothing
+    module: str  # tokenizer, or "" where the notebook exports nothing
     notebook: dict
 
     @property
@@ -51,7 +52,7 @@ def read_chapter(path: Path) -> Chapter:
 def split_directives(source: str) -> tuple[set[str], str]:
     """The names of the nbdev directives at the head of a code cell, and the code below them."""
     head = re.match(r"(#\|.*(\n|$))*", source)[0]
-    return {line[2:].split()[0] for line in head.splitlines()}, source[len(head):].lstrip("\n")
+    return {line[2:].split()[0] for line in head.splitlines()}, source[len(head) :].lstrip("\n")
 
 
 def show_cell(cell: dict, chapter: Chapter) -> bool:
@@ -72,8 +73,13 @@ def show_cell(cell: dict, chapter: Chapter) -> bool:
     if fold:
         meta.tags = [*tags, fold]
         meta.mystnb = {"code_prompt_show": f"Show {what}", "code_prompt_hide": f"Hide {what}"}
-    meta.alts = [output.metadata.get(mime, {}).get("alt", "") for output in cell.outputs if "data" in output
-                 for mime in output.data if mime.startswith("image/")]
+    meta.alts = [
+        output.metadata.get(mime, {}).get("alt", "")
+        for output in cell.outputs
+        if "data" in output
+        for mime in output.data
+        if mime.startswith("image/")
+    ]
     meta.module = chapter.module if names & {"export", "exports"} else ""
     return True
 
@@ -117,8 +123,9 @@ def finish_cells(app, document: nodes.document) -> None:
         for image, alt in zip(cell.findall(nodes.image), meta["alts"]):
             image["alt"] = alt
         if meta["module"]:
-            label = nodes.reference("", f"tinygpt.{meta['module']}", internal=True,
-                                    refuri=f"../api/{meta['module']}.html")
+            label = nodes.reference(
+                "", f"tinygpt.{meta['module']}", internal=True, refuri=f"../api/{meta['module']}.html"
+            )
             cell["classes"].append("exported")
             cell.children[0].insert(0, nodes.paragraph("", "", label, classes=["module"]))
 
@@ -134,8 +141,14 @@ def tell_arguments(app, what: str, name: str, obj, options, lines: list[str]) ->
     """Add to a docstring the comments that stand beside the arguments."""
     lines[:] = map(literal, lines)
     if what in ("function", "method", "class"):
-        lines += ["", *(f":{'returns' if key == 'return' else 'param ' + key}: {literal(comment)}"
-                        for key, comment in docments(obj).items() if comment)]
+        lines += [
+            "",
+            *(
+                f":{'returns' if key == 'return' else 'param ' + key}: {literal(comment)}"
+                for key, comment in docments(obj).items()
+                if comment
+            ),
+        ]
 
 
 def copy_mathjax(app, error: Exception | None) -> None:

@@ -1,4 +1,5 @@
 """Draws the picture in the README: one sentence while its merges are replayed. python docs/readme_picture.py"""
+
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,8 +20,17 @@ for row, size in enumerate(sizes):
     for i, id in enumerate(ids):
         width = len(tokens[id])
         ax.barh(-row, width - 0.12, left=at + 0.06, height=0.72, color=TINTS[i % len(TINTS)])
-        ax.text(at + width / 2, -row, tokens[id].decode().strip(), ha="center", va="center", family="monospace",
-                fontsize=10, fontweight="bold", color="white")
+        ax.text(
+            at + width / 2,
+            -row,
+            tokens[id].decode().strip(),
+            ha="center",
+            va="center",
+            family="monospace",
+            fontsize=10,
+            fontweight="bold",
+            color="white",
+        )
         at += width
     ax.text(-1, -row, f"{size:,} tokens", ha="right", va="center")
     ax.text(at + 1, -row, f"{len(ids)} ids", ha="left", va="center")

@@ -1,4 +1,5 @@
 """Copies the chapters to the learner's own folder, and never over what the learner has written there."""
+
 import hashlib
 import json
 import os
@@ -74,8 +75,11 @@ def copy(chapters: Path, folder: Path) -> list:
 
 def trust(chapters: Path, folder: Path) -> bool:
     """Let Jupyter show the saved pictures and sliders of the copies that are just as the course made them."""
-    same = [folder / path.name for path in chapters.glob("*.ipynb")
-            if path.read_bytes() == (folder / path.name).read_bytes()]
+    same = [
+        folder / path.name
+        for path in chapters.glob("*.ipynb")
+        if path.read_bytes() == (folder / path.name).read_bytes()
+    ]
     command = [sys.executable, "-m", "nbformat.sign", *map(str, same)]
     return not same or subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 

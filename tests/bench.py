@@ -1,4 +1,5 @@
 """Benchmarks, each against the library that does the same in the same run: python -m tests.bench NAME."""
+
 import datetime
 import os
 import platform
@@ -54,8 +55,9 @@ def tokenizer():
     def rust_train():
         rust = tokenizers.Tokenizer(models.BPE())
         rust.pre_tokenizer = byte_level
-        rust.train_from_iterator([text], trainers.BpeTrainer(vocab_size=size, initial_alphabet=byte_level.alphabet(),
-                                                             show_progress=False))
+        rust.train_from_iterator(
+            [text], trainers.BpeTrainer(vocab_size=size, initial_alphabet=byte_level.alphabet(), show_progress=False)
+        )
         return rust
 
     ours, rust = BPETokenizer.train(text, size, pattern=GPT2_SPLIT), rust_train()
@@ -68,7 +70,9 @@ def tokenizer():
             pairs = Counter(map(add, symbols, symbols[1:]))
             symbols = symbols.replace(max(pairs, key=pairs.get), chr(new))
 
-    cold = iter([(BPETokenizer.from_json(ours.to_json()), tokenizers.Tokenizer.from_str(rust.to_str())) for _ in range(9)])
+    cold = iter(
+        [(BPETokenizer.from_json(ours.to_json()), tokenizers.Tokenizer.from_str(rust.to_str())) for _ in range(9)]
+    )
     pair = None
 
     def ours_encode():
@@ -76,14 +80,28 @@ def tokenizer():
         pair = next(cold)
         pair[0].encode(text)
 
-    times = compare({
-        "train, tinygpt": lambda: BPETokenizer.train(text, size, pattern=GPT2_SPLIT), "train, tokenizers (Rust)": rust_train,
-        "encode cold, tinygpt": ours_encode, "encode cold, tokenizers (Rust)": lambda: pair[1].encode(text),
-        "the last 5 merges, naive": naive,
-    }, rounds=9)
-    ratio(f"training {len(text):,} characters, {size} tokens: ours / Rust", times["train, tinygpt"],
-          times["train, tokenizers (Rust)"], "at most 3")
-    ratio("encoding them cold: ours / Rust", times["encode cold, tinygpt"], times["encode cold, tokenizers (Rust)"], "at most 1")
+    times = compare(
+        {
+            "train, tinygpt": lambda: BPETokenizer.train(text, size, pattern=GPT2_SPLIT),
+            "train, tokenizers (Rust)": rust_train,
+            "encode cold, tinygpt": ours_encode,
+            "encode cold, tokenizers (Rust)": lambda: pair[1].encode(text),
+            "the last 5 merges, naive": naive,
+        },
+        rounds=9,
+    )
+    ratio(
+        f"training {len(text):,} characters, {size} tokens: ours / Rust",
+        times["train, tinygpt"],
+        times["train, tokenizers (Rust)"],
+        "at most 3",
+    )
+    ratio(
+        "encoding them cold: ours / Rust",
+        times["encode cold, tinygpt"],
+        times["encode cold, tokenizers (Rust)"],
+        "at most 1",
+    )
     whole = [took / 5 * (size - 256) for took in times["the last 5 merges, naive"]]
     ratio("training: naive, if all were as cheap as the last / ours", whole, times["train, tinygpt"], "hundreds")
 
@@ -119,7 +137,12 @@ def tokenizer_memory():
 if __name__ == "__main__":
     benches = {f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory)}
     if len(sys.argv) != 2 or sys.argv[1] not in benches:
-        sys.exit("python -m tests.bench NAME, where NAME is one of\n" + "\n".join(f"  {n:18} {f.__doc__}" for n, f in benches.items()))
+        sys.exit(
+            "python -m tests.bench NAME, where NAME is one of\n"
+            + "\n".join(f"  {n:18} {f.__doc__}" for n, f in benches.items())
+        )
     libraries = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "regex"))
-    print(f"{datetime.date.today()}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, {libraries}\n")
+    print(
+        f"{datetime.date.today()}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, {libraries}\n"
+    )
     benches[sys.argv[1]]()

@@ -1,4 +1,5 @@
 """What all tests share: notebooks compared strictly, reference data, and no test left out where none may be."""
+
 import os
 import re
 import shutil
@@ -35,8 +36,10 @@ def reference():
     """The folder of reference data: tinyshakespeare.txt, gpt2/encoder.json and gpt2/vocab.bpe."""
     folder = Path(os.environ.get("TINYGPT_REFERENCE", "nowhere"))
     files = "tinyshakespeare.txt", "gpt2/encoder.json", "gpt2/vocab.bpe"
-    need(all((folder / name).is_file() for name in files),
-         f"set TINYGPT_REFERENCE to a folder that holds {', '.join(files)}")
+    need(
+        all((folder / name).is_file() for name in files),
+        f"set TINYGPT_REFERENCE to a folder that holds {', '.join(files)}",
+    )
     return folder
 
 

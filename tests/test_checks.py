@@ -1,4 +1,5 @@
 """The checks: right answers pass, and each typical mistake gets a diagnosis of its own."""
+
 import codecs
 import random
 import sys
@@ -10,6 +11,7 @@ from tinygpt.checks import tokenizer as check
 
 
 # ---- exercise 1: merge
+
 
 def merge(ids, pair, new):
     out, i = [], 0
@@ -82,6 +84,7 @@ def merge_in_place(ids, pair, new):
 
 # ---- exercise 2: learn
 
+
 def learner(best, count_again=True, first_new=256):
     def learn(ids, n):
         merges, counts = [], None
@@ -93,6 +96,7 @@ def learner(best, count_again=True, first_new=256):
             merges.append(best(counts))
             ids = merge(ids, merges[-1], first_new + len(merges) - 1)
         return merges
+
     return learn
 
 
@@ -110,6 +114,7 @@ def learn_and_fall_off(ids, n):
 
 # ---- exercise 3: encode
 
+
 def encode(ids, merges):
     for pair, new in merges.items():
         ids = merge(ids, pair, new)
@@ -122,6 +127,7 @@ def encode_by(choose):
             best = choose(pairs, merges)
             ids = merge(ids, best, merges[best])
         return ids
+
     return encode
 
 
@@ -144,7 +150,9 @@ def encode_longest(ids, merges):
         spelled[new] = spelled[left] + spelled[right]
     out = []
     while ids:
-        out.append(max((id for id in spelled if ids[: len(spelled[id])] == spelled[id]), key=lambda id: len(spelled[id])))
+        out.append(
+            max((id for id in spelled if ids[: len(spelled[id])] == spelled[id]), key=lambda id: len(spelled[id]))
+        )
         ids = ids[len(spelled[out[-1]]) :]
     return out
 
@@ -156,6 +164,7 @@ def encode_first_place_only(ids, merges):
 
 
 # ---- exercise 4: stream
+
 
 def stream(ids, tokens):
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -245,12 +254,24 @@ MISTAKES = [
     ("merge", [7, 50], "A function is wanted"),
     ("learn", learner(lambda counts: max(counts, key=counts.get)), "it met first"),
     ("learn", learner(lambda counts: max(reversed(counts), key=counts.get)), "it met last"),
-    ("learn", learner(lambda counts: max(counts, key=lambda pair: (counts[pair], random.random()))), "does not always answer the same"),
+    (
+        "learn",
+        learner(lambda counts: max(counts, key=lambda pair: (counts[pair], random.random()))),
+        "does not always answer the same",
+    ),
     ("learn", learner(lambda counts: max(counts, key=lambda pair: (counts[pair], pair))), "the highest ids"),
     ("learn", learner(lambda counts: min(counts, key=lambda pair: (-counts[pair], pair[1]))), "the lowest second id"),
     ("learn", learner(lambda counts: min(counts, key=counts.get)), "stands there most often"),
-    ("learn", learner(lambda counts: min(counts, key=lambda pair: (-counts[pair], pair)), count_again=False), "counted again"),
-    ("learn", learner(lambda counts: min(counts, key=lambda pair: (-counts[pair], pair)), first_new=257), "does the first new token get"),
+    (
+        "learn",
+        learner(lambda counts: min(counts, key=lambda pair: (-counts[pair], pair)), count_again=False),
+        "counted again",
+    ),
+    (
+        "learn",
+        learner(lambda counts: min(counts, key=lambda pair: (-counts[pair], pair)), first_new=257),
+        "does the first new token get",
+    ),
     ("learn", learn_and_fall_off, "ValueError"),
     ("learn", lambda ids, n: learn(ids, n + 1), "instead of"),
     ("learn", lambda ids, n: Counter(zip(ids, ids[1:])), "of type Counter, not list"),
@@ -319,8 +340,18 @@ def nasty_list(*_):
 
 
 @pytest.mark.parametrize("name", ["merge", "learn", "encode", "stream"])
-@pytest.mark.parametrize("answer", [leaves, nasty_list, lambda *_: Nasty(), Nasty(), int, lambda *_: 1 / 0,
-                                    lambda *a: (_ for _ in ()).throw(RecursionError())])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        leaves,
+        nasty_list,
+        lambda *_: Nasty(),
+        Nasty(),
+        int,
+        lambda *_: 1 / 0,
+        lambda *a: (_ for _ in ()).throw(RecursionError()),
+    ],
+)
 def test_a_check_never_raises(name, answer):
     trace = sys.gettrace()
     verdict = getattr(check, name)(answer)

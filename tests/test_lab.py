@@ -1,4 +1,5 @@
 """make and nbs/learn.py, as someone meets them who has only just cloned the course."""
+
 import importlib.util
 import json
 import os
@@ -32,9 +33,17 @@ esac
 
 def notebook(*sources, output="1", count=None, **metadata):
     """A notebook file with these code cells."""
-    cells = [{"cell_type": "code", "id": f"c{n}", "metadata": metadata, "execution_count": count, "source": source,
-              "outputs": [{"output_type": "stream", "name": "stdout", "text": output}]}
-             for n, source in enumerate(sources)]
+    cells = [
+        {
+            "cell_type": "code",
+            "id": f"c{n}",
+            "metadata": metadata,
+            "execution_count": count,
+            "source": source,
+            "outputs": [{"output_type": "stream", "name": "stdout", "text": output}],
+        }
+        for n, source in enumerate(sources)
+    ]
     return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
 
 
@@ -80,9 +89,15 @@ def test_a_chapter_with_new_outputs_only_is_brought_up_to_date(chapters, own):
     assert again(chapters, a=notebook("1", "2", output="new")) == ["copied 01_a.ipynb"]
 
 
-@pytest.mark.parametrize("run", [
-    notebook("1", "2", output="mine", count=3), notebook("1", "2", scrolled=True), notebook("1", "2", ""),
-    notebook(["1"], ["2"])])
+@pytest.mark.parametrize(
+    "run",
+    [
+        notebook("1", "2", output="mine", count=3),
+        notebook("1", "2", scrolled=True),
+        notebook("1", "2", ""),
+        notebook(["1"], ["2"]),
+    ],
+)
 def test_running_a_chapter_is_not_editing_it(chapters, own, run):
     own.write_text(run)
     assert again(chapters, a=notebook("1", "new")) == ["copied 01_a.ipynb"]
@@ -131,8 +146,10 @@ def test_a_chapter_that_the_course_drops(chapters, own):
     for path in chapters.iterdir():
         path.rename(path.with_name("new_" + path.name))
     assert sorted(again(chapters)) == [
-        "copied new_01_a.ipynb, new_02_b.ipynb", "kept your 01_a.ipynb, which the course no longer has",
-        "removed 02_b.ipynb, which the course no longer has"]
+        "copied new_01_a.ipynb, new_02_b.ipynb",
+        "kept your 01_a.ipynb, which the course no longer has",
+        "removed 02_b.ipynb, which the course no longer has",
+    ]
     assert again(chapters) == [] and own.read_text() == notebook("mine")
 
 
@@ -158,8 +175,13 @@ def test_copies_are_trusted_and_the_first_is_named(tmp_path):
     from nbformat.sign import NotebookNotary
 
     data = tmp_path / "jupyter"
-    done = subprocess.run([sys.executable, ROOT / "nbs" / "learn.py", tmp_path / "my learn"], text=True, timeout=120,
-                          capture_output=True, env=os.environ | {"JUPYTER_DATA_DIR": str(data)})
+    done = subprocess.run(
+        [sys.executable, ROOT / "nbs" / "learn.py", tmp_path / "my learn"],
+        text=True,
+        timeout=120,
+        capture_output=True,
+        env=os.environ | {"JUPYTER_DATA_DIR": str(data)},
+    )
     first = Path(done.stdout.strip())
     assert done.returncode == 0 and done.stderr.startswith("copied ") and first.parent == tmp_path / "my learn"
     with NotebookNotary(data_dir=str(data)) as notary:
@@ -181,8 +203,16 @@ def make(tmp_path):
     project = copy_project(tmp_path / "a copy")
 
     def call(*words, **more):
-        done = subprocess.run(["make", *words], cwd=project, text=True, encoding="utf-8", timeout=300,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=clean_environment(tmp_path, **more))
+        done = subprocess.run(
+            ["make", *words],
+            cwd=project,
+            text=True,
+            encoding="utf-8",
+            timeout=300,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=clean_environment(tmp_path, **more),
+        )
         return done.returncode, done.stdout
 
     call.project = project
@@ -192,11 +222,13 @@ def make(tmp_path):
 @pytest.fixture
 def calls(tmp_path):
     """What the fake Python was asked since this was last called."""
+
     def since():
         path = tmp_path / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
         return [line for line in lines if not line.startswith("-c")]
+
     return since
 
 
@@ -237,8 +269,14 @@ def test_no_venv_module(make, tmp_path):
 
 
 def test_no_network(make):
-    status, printed = make("lab", f"PYTHON={sys.executable}", PIP_CONFIG_FILE=os.devnull, PIP_RETRIES="0",
-                           PIP_INDEX_URL="http://127.0.0.1:9/", PIP_NO_CACHE_DIR="1")
+    status, printed = make(
+        "lab",
+        f"PYTHON={sys.executable}",
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_RETRIES="0",
+        PIP_INDEX_URL="http://127.0.0.1:9/",
+        PIP_NO_CACHE_DIR="1",
+    )
     said = [line for line in printed.splitlines() if ".venv/pip.log" in line]
     assert status != 0 and len(said) == 1 and "Traceback" not in printed
     assert "ERROR: " in (make.project / ".venv" / "pip.log").read_text()
@@ -301,9 +339,15 @@ def test_lab_shows_the_first_chapter(make, tmp_path):
     words = f"ARGS=--no-browser --port={port} --ServerApp.port_retries=0"
     log = tmp_path / "lab.log"
     with log.open("w") as out:
-        lab = subprocess.Popen(["make", "lab", f"PYTHON={python}", words], cwd=make.project, stdout=out,
-                               stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                               env=clean_environment(tmp_path, PIP="works"))
+        lab = subprocess.Popen(
+            ["make", "lab", f"PYTHON={python}", words],
+            cwd=make.project,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=clean_environment(tmp_path, PIP="works"),
+        )
     try:
         until = time.time() + 120
         while not (found := re.search(r"http://127\.0\.0\.1:\d+/lab/tree/\S+", log.read_text())):

@@ -1,4 +1,5 @@
 """The notebooks, the exported modules and the installed package are one and the same."""
+
 import ast
 import importlib
 import json
@@ -19,14 +20,23 @@ NOT_RUNTIME = re.compile(r"nbdev|ipython|jupyter.*|ipykernel|pytest|nbval|hypoth
 
 def run(*command, **kwargs):
     """Run a command to its end and keep what it prints."""
-    return subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, encoding="utf-8", **kwargs)
+    return subprocess.run(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        **kwargs,
+    )
 
 
 def files_of(folder):
     """The bytes of every file in a folder, but for what Python itself leaves there."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def code_cells(path):
@@ -63,8 +73,11 @@ def test_clean_and_export_change_nothing(tmp_path):
 @each_notebook
 def test_cells_have_names(path):
     ids = [cell["id"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
-    assert not [name for name in ids if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name)
-                or re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f-]+)?", name)]
+    assert not [
+        name
+        for name in ids
+        if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f-]+)?", name)
+    ]
     assert len(set(ids)) == len(ids)
 
 
@@ -73,7 +86,7 @@ def test_directives_stand_first(path):
     for name, lines in code_cells(path):
         rest = "\n".join(lines)
         while match := re.match(r"(\s*\n)*(#\s*\||%%).*(\n|$)", rest):
-            rest = rest[match.end():]
+            rest = rest[match.end() :]
         assert not re.search(r"^\s*#\s*\|", rest, re.M), f"{name}: a directive under another line is not obeyed"
 
 
@@ -97,18 +110,50 @@ def test_a_changed_output_fails(tmp_path):
 
     def cell(source, shown, *tags, kind="text/plain"):
         output = {"output_type": "execute_result", "execution_count": None, "metadata": {}, "data": {kind: shown}}
-        return {"cell_type": "code", "id": f"c{hash(source) % 1000}", "execution_count": None, "source": source,
-                "metadata": {"tags": tags}, "outputs": [output] if shown else []}
+        return {
+            "cell_type": "code",
+            "id": f"c{hash(source) % 1000}",
+            "execution_count": None,
+            "source": source,
+            "metadata": {"tags": tags},
+            "outputs": [output] if shown else [],
+        }
 
-    cells = [cell("1 + 1", "2"), cell("1 + 1", "3"), cell("1 + 1", ""), cell("1 + 1", "3", "nbval-ignore-output"),
-             cell("# NBVAL_SKIP\n1 + 1", "3"), cell("#| eval: false\n1 / 0", ""), cell("object()", "<object>")]
+    cells = [
+        cell("1 + 1", "2"),
+        cell("1 + 1", "3"),
+        cell("1 + 1", ""),
+        cell("1 + 1", "3", "nbval-ignore-output"),
+        cell("# NBVAL_SKIP\n1 + 1", "3"),
+        cell("#| eval: false\n1 / 0", ""),
+        cell("object()", "<object>"),
+    ]
     notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     (tmp_path / "sums.ipynb").write_text(json.dumps(notebook))
-    done = run(sys.executable, "-m", "pytest", "-q", "--color=no", "-rA", "--nbval", "--nbval-current-env",
-               "--nbval-sanitize-with", ROOT / "tests" / "sanitize.cfg", "sums.ipynb", "tests", cwd=tmp_path)
+    done = run(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--color=no",
+        "-rA",
+        "--nbval",
+        "--nbval-current-env",
+        "--nbval-sanitize-with",
+        ROOT / "tests" / "sanitize.cfg",
+        "sums.ipynb",
+        "tests",
+        cwd=tmp_path,
+    )
     verdicts = re.findall(r"^(PASSED|FAILED) sums.ipynb::Cell (\d+)", done.stdout, re.M)
     assert sorted((int(number), verdict == "PASSED") for verdict, number in verdicts) == [
-        (0, True), (1, False), (2, False), (3, True), (4, False), (6, True)]
+        (0, True),
+        (1, False),
+        (2, False),
+        (3, True),
+        (4, False),
+        (6, True),
+    ]
 
 
 def test_installs_alone(tmp_path):
@@ -120,8 +165,10 @@ def test_installs_alone(tmp_path):
     need(index.returncode == 0, "the package index cannot be reached")
     done = run(python, "-m", "pip", "install", "-c", "constraints.txt", ".", cwd=project)
     assert done.returncode == 0, done.stdout
-    ask = ("import json, sys, tinygpt; loaded = list(sys.modules); from importlib.metadata import distributions; "
-           "print(json.dumps([tinygpt.__file__, loaded, [d.metadata['Name'] for d in distributions()]]))")
+    ask = (
+        "import json, sys, tinygpt; loaded = list(sys.modules); from importlib.metadata import distributions; "
+        "print(json.dumps([tinygpt.__file__, loaded, [d.metadata['Name'] for d in distributions()]]))"
+    )
     done = run(python, "-I", "-c", ask, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     place, loaded, packages = json.loads(done.stdout)

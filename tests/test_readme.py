@@ -1,4 +1,5 @@
 """What the README promises works as it stands there."""
+
 import re
 import subprocess
 import sys

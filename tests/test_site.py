@@ -1,4 +1,5 @@
 """The site, built as `make docs` builds it, in a browser that can reach no other host."""
+
 import functools
 import http.server
 import importlib
@@ -16,8 +17,7 @@ import nbformat.v4 as v4
 import pytest
 from conftest import ROOT, need
 
-PNG = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGPQ"
-       "7jkCAAJhAXzQ/Z/PAAAAAElFTkSuQmCC")
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGPQ7jkCAAJhAXzQ/Z/PAAAAAElFTkSuQmCC"
 SLIDER = """<div id="replay"><input type="range" min="0" max="1" value="0" aria-label="merge"><output>frame 0</output>
 <script>document.querySelector("#replay input").oninput = event =>
   document.querySelector("#replay output").textContent = "frame " + event.target.value</script></div>"""
@@ -25,6 +25,7 @@ SLIDER = """<div id="replay"><input type="range" min="0" max="1" value="0" aria-
 
 def sample():
     """A chapter with everything that a chapter may use, whatever those in nbs/ use today."""
+
     def code(source, *outputs, **metadata):
         return v4.new_code_cell(source, outputs=list(outputs), metadata=metadata)
 
@@ -32,18 +33,28 @@ def sample():
         return v4.new_output("display_data", {mime: value}, metadata={mime: metadata})
 
     markdown = v4.new_markdown_cell
-    return v4.new_notebook(cells=[
-        code("#| default_exp tokenizer"),
-        markdown("# Sample\n\n> Does a page carry everything?"),
-        markdown(r"In a line $e^{z_i}$, then" "\n\n" r"$$\frac{QK^\top}{\sqrt{d}}$$" "\n\nand the word zebrafinch."),
-        code("#| hide\nhidden_name = 1", v4.new_output("stream", name="stdout", text="hidden output")),
-        code("#| export\n#| eval: false\nexported_name = 1"),
-        code("picture_name()", data("image/png", PNG, alt="A dot"), data("image/png", PNG, alt="Another dot"),
-             jupyter={"source_hidden": True}),
-        code("wide_name", data("text/html", f"<table><tr>{'<td>wide</td>' * 200}</tr></table>")),
-        code("slider_name", data("text/html", SLIDER)),
-        code("solution_name", v4.new_output("execute_result", {"text/plain": "solution output"}), tags=["solution"]),
-    ])
+    return v4.new_notebook(
+        cells=[
+            code("#| default_exp tokenizer"),
+            markdown("# Sample\n\n> Does a page carry everything?"),
+            markdown(
+                r"In a line $e^{z_i}$, then" "\n\n" r"$$\frac{QK^\top}{\sqrt{d}}$$" "\n\nand the word zebrafinch."
+            ),
+            code("#| hide\nhidden_name = 1", v4.new_output("stream", name="stdout", text="hidden output")),
+            code("#| export\n#| eval: false\nexported_name = 1"),
+            code(
+                "picture_name()",
+                data("image/png", PNG, alt="A dot"),
+                data("image/png", PNG, alt="Another dot"),
+                jupyter={"source_hidden": True},
+            ),
+            code("wide_name", data("text/html", f"<table><tr>{'<td>wide</td>' * 200}</tr></table>")),
+            code("slider_name", data("text/html", SLIDER)),
+            code(
+                "solution_name", v4.new_output("execute_result", {"text/plain": "solution output"}), tags=["solution"]
+            ),
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +82,7 @@ def site(project):
 @pytest.fixture(scope="module")
 def address(site):
     """Where the site is served, on this machine only."""
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
             pass
@@ -163,7 +175,7 @@ def test_a_page_shows_what_its_notebook_lets_it(project, visit):
         shown, exported = [], []
         for cell in notebook.cells:
             head = re.match(r"(#\|.*\n?)*", cell.source)[0]
-            code = cell.source[len(head):].strip()
+            code = cell.source[len(head) :].strip()
             if cell.cell_type == "code" and code and not re.search(r"^#\|\s*(hide|default_exp)\b", head, re.M):
                 shown.append(code)
                 exported += [code] if re.search(r"^#\|\s*exports?\b", head, re.M) else []

@@ -1,4 +1,5 @@
 """Chapter 01 against the libraries that do the same: tokenizers (Rust), tiktoken and transformers."""
+
 import importlib.util
 import itertools
 import json
@@ -23,12 +24,43 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tinygpt import tokenizer as module
 from tinygpt.tokenizer import GPT2_SPLIT, GPT4_SPLIT, KNOWN_SPLITS, BPETokenizer, CharTokenizer, pieces
 
-STORY = ("Once there was a well, and in the well there was a fish. The fish said: \"I've 12345 scales!\"\n\n"
-         "  Nobody believed it... they'd counted 7.\r\n\tSo they counted again, and again, and again.\n") * 3
+STORY = (
+    'Once there was a well, and in the well there was a fish. The fish said: "I\'ve 12345 scales!"\n\n'
+    "  Nobody believed it... they'd counted 7.\r\n\tSo they counted again, and again, and again.\n"
+) * 3
 SPECIAL = ["<|end|>", "<|end|>ing", "<|user|>"]
 # what several scripts, spaces, endings and special tokens are made of; and any character of Unicode that has a meaning
-SPICE = st.sampled_from(["'s", "'LL", "'ſ", "  ", "\n", "\r\n", " \n ", "\t", "123456", "½", "é", "e\u0301", "नमस्ते", "日本",
-                         "👩‍🚀", "\u00a0", "\u2028", "<|end|>", "<|end|>ing", "<|", "there was", " well", "...", "\u0958!", "⑴!", "a™", "한"])
+SPICE = st.sampled_from(
+    [
+        "'s",
+        "'LL",
+        "'ſ",
+        "  ",
+        "\n",
+        "\r\n",
+        " \n ",
+        "\t",
+        "123456",
+        "½",
+        "é",
+        "e\u0301",
+        "नमस्ते",
+        "日本",
+        "👩‍🚀",
+        "\u00a0",
+        "\u2028",
+        "<|end|>",
+        "<|end|>ing",
+        "<|",
+        "there was",
+        " well",
+        "...",
+        "\u0958!",
+        "⑴!",
+        "a™",
+        "한",
+    ]
+)
 TEXT = st.lists(SPICE | st.text(st.characters(exclude_categories=["Cn", "Cs"]), max_size=6), max_size=8).map("".join)
 
 
@@ -44,12 +76,17 @@ def rust_trained(texts, vocab_size, pattern, special=()):
     rust.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     rust.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    rust.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False,
-                                                        special_tokens=list(special)))
+    rust.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False, special_tokens=list(special)
+        ),
+    )
     return rust
 
 
 # ---- learning
+
 
 def same_as_rust(texts, vocab_size, pattern):
     rust = json.loads(rust_trained(texts, vocab_size, pattern).to_str())["model"]
@@ -63,7 +100,11 @@ def test_learns_what_the_rust_trainer_learns(reference, pattern):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.text("ab \n1é", max_size=40), max_size=5), st.integers(256, 290), st.sampled_from([GPT2_SPLIT, GPT4_SPLIT]))
+@given(
+    st.lists(st.text("ab \n1é", max_size=40), max_size=5),
+    st.integers(256, 290),
+    st.sampled_from([GPT2_SPLIT, GPT4_SPLIT]),
+)
 def test_ties_fall_as_in_the_rust_trainer(texts, vocab_size, pattern):
     same_as_rust(texts, vocab_size, pattern)
 
@@ -86,27 +127,31 @@ def test_large_texts_are_counted_on_all_cores_alike(monkeypatch):
     monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(module.batches, "__defaults__", (10_000,))
-    assert module.count_chunks([text, STORY], GPT4_SPLIT) == \
-        module.Counter(regex.findall(GPT4_SPLIT, text) + regex.findall(GPT4_SPLIT, STORY))
+    assert module.count_chunks([text, STORY], GPT4_SPLIT) == module.Counter(
+        regex.findall(GPT4_SPLIT, text) + regex.findall(GPT4_SPLIT, STORY)
+    )
     assert len(used) > 5
 
 
 def test_memory_follows_the_distinct_chunks():
-    code = ("import resource, tinygpt, random\n"
-            "words = [f'word{i}' for i in range(20000)]\n"
-            "def texts():\n"
-            "    rng = random.Random(0)\n"
-            "    for _ in range(800): yield ' '.join(rng.choices(words, k=5000))\n"
-            "tinygpt.BPETokenizer.train('a ' * 9_000_000, 300)\n"
-            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-            "tok = tinygpt.BPETokenizer.train(texts(), 300)\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n")
+    code = (
+        "import resource, tinygpt, random\n"
+        "words = [f'word{i}' for i in range(20000)]\n"
+        "def texts():\n"
+        "    rng = random.Random(0)\n"
+        "    for _ in range(800): yield ' '.join(rng.choices(words, k=5000))\n"
+        "tinygpt.BPETokenizer.train('a ' * 9_000_000, 300)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "tok = tinygpt.BPETokenizer.train(texts(), 300)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
     need(importlib.util.find_spec("resource"), "the module resource")
     grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    assert grown < 100_000_000 / (1 if sys.platform == "darwin" else 1024)     # 36 million characters went through
+    assert grown < 100_000_000 / (1 if sys.platform == "darwin" else 1024)  # 36 million characters went through
 
 
 # ---- cutting
+
 
 @settings(max_examples=300, deadline=None)
 @given(text=TEXT)
@@ -131,10 +176,17 @@ def gpt2(reference):
 
 @pytest.fixture(scope="module")
 def gpt2_tiktoken(reference):
-    files = {"encoder_json_file": str(reference / "gpt2/encoder.json"), "vocab_bpe_file": str(reference / "gpt2/vocab.bpe")}
+    files = {
+        "encoder_json_file": str(reference / "gpt2/encoder.json"),
+        "vocab_bpe_file": str(reference / "gpt2/vocab.bpe"),
+    }
     pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-    return tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=data_gym_to_mergeable_bpe_ranks(**files),
-                             special_tokens={"<|endoftext|>": 50256})
+    return tiktoken.Encoding(
+        "gpt2",
+        pat_str=pattern,
+        mergeable_ranks=data_gym_to_mergeable_bpe_ranks(**files),
+        special_tokens={"<|endoftext|>": 50256},
+    )
 
 
 @settings(max_examples=400, deadline=None)
@@ -156,19 +208,23 @@ def test_gpt2_on_a_whole_book(gpt2, gpt2_tiktoken, reference):
 @settings(max_examples=300, deadline=None)
 @given(text=TEXT)
 def test_gpt4_pattern_as_tiktoken_reads_it(tok, text):
-    published = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
-                 r"|\s+(?!\S)|\s")
+    published = (
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
+        r"|\s+(?!\S)|\s"
+    )
     ranks = {token: i for i, token in enumerate(tok.tokens) if i not in tok.special_tokens.values()}
-    assert tok.encode(text) == tiktoken.Encoding("ours", pat_str=published, mergeable_ranks=ranks,
-                                                 special_tokens={}).encode(text)
+    assert tok.encode(text) == tiktoken.Encoding(
+        "ours", pat_str=published, mergeable_ranks=ranks, special_tokens={}
+    ).encode(text)
 
 
 def test_long_chunks_take_no_longer_than_they_must(tok):
-    letters = "".join(random.Random(0).choices("aeinst", k=300_000))     # quadratic work would take minutes here
+    letters = "".join(random.Random(0).choices("aeinst", k=300_000))  # quadratic work would take minutes here
     assert tok.decode(tok.encode(letters)) == letters
 
 
 # ---- streaming
+
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(TEXT, max_size=4), st.sampled_from(sorted(KNOWN_SPLITS)), st.integers(1, 9))
@@ -235,6 +291,7 @@ def test_threads_may_save_into_one_folder(tok, tmp_path):
 
 # ---- special tokens
 
+
 def test_special_tokens_come_last_and_never_by_accident(tok):
     assert [tok.special_tokens[name] for name in SPECIAL] == [317, 318, 319] and tok.vocab_size == 320
     assert max(tok.encode("".join(SPECIAL))) < 317
@@ -249,6 +306,7 @@ def test_text_in_training_makes_no_special_token():
 
 
 # ---- files
+
 
 def test_transformers_reads_our_files(tok, tmp_path):
     from transformers import AutoTokenizer
@@ -287,8 +345,15 @@ def qwen_like():
 def gpt2_like():
     rust = tokenizers.Tokenizer(models.BPE())
     rust.pre_tokenizer, rust.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    rust.train_from_iterator([STORY], trainers.BpeTrainer(vocab_size=310, special_tokens=["<|end|>"], show_progress=False,
-                                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    rust.train_from_iterator(
+        [STORY],
+        trainers.BpeTrainer(
+            vocab_size=310,
+            special_tokens=["<|end|>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     return rust
 
 
@@ -335,27 +400,31 @@ def change(*path, to):
             place = place[key]
         place[path[-1]] = to
         return spec
+
     return changed
 
 
-@pytest.mark.parametrize("damage, said", [
-    (change("model", "type", to="Unigram"), "Unigram"),
-    (change("model", "byte_fallback", to=True), "byte_fallback"),
-    (change("model", "dropout", to=0.1), "dropout"),
-    (change("model", "vocab", "!", to=7), "each once"),
-    (change("model", "vocab", "!", to="0"), "not"),
-    (change("model", "merges", 3, to=["no", "pe"]), "'no' and 'pe'"),
-    (change("model", "merges", 3, to=["one"]), "not enough values"),
-    (lambda spec: spec["model"]["merges"].reverse() or spec, "only after it was used"),
-    (change("model", to=None), "does not hold a BPE vocabulary"),
-    (change("added_tokens", 0, "lstrip", to=True), "lstrip"),
-    (change("normalizer", to={"type": "Lowercase"}), "Lowercase"),
-    (change("post_processor", to={"type": "TemplateProcessing"}), "TemplateProcessing"),
-    (change("pre_tokenizer", to={"type": "Whitespace"}), "pre-tokenizer"),
-    (change("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", to=True), "prefix space"),
-    (change("pre_tokenizer", "pretokenizers", 0, "behavior", to="Removed"), "isolate"),
-    (change("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex", to="(["), "does not work"),
-])
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (change("model", "type", to="Unigram"), "Unigram"),
+        (change("model", "byte_fallback", to=True), "byte_fallback"),
+        (change("model", "dropout", to=0.1), "dropout"),
+        (change("model", "vocab", "!", to=7), "each once"),
+        (change("model", "vocab", "!", to="0"), "not"),
+        (change("model", "merges", 3, to=["no", "pe"]), "'no' and 'pe'"),
+        (change("model", "merges", 3, to=["one"]), "not enough values"),
+        (lambda spec: spec["model"]["merges"].reverse() or spec, "only after it was used"),
+        (change("model", to=None), "does not hold a BPE vocabulary"),
+        (change("added_tokens", 0, "lstrip", to=True), "lstrip"),
+        (change("normalizer", to={"type": "Lowercase"}), "Lowercase"),
+        (change("post_processor", to={"type": "TemplateProcessing"}), "TemplateProcessing"),
+        (change("pre_tokenizer", to={"type": "Whitespace"}), "pre-tokenizer"),
+        (change("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", to=True), "prefix space"),
+        (change("pre_tokenizer", "pretokenizers", 0, "behavior", to="Removed"), "isolate"),
+        (change("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex", to="(["), "does not work"),
+    ],
+)
 def test_a_file_that_would_give_other_ids_is_refused(tok, tmp_path, damage, said):
     (tmp_path / "tokenizer.json").write_text(json.dumps(damage(tok.to_json())), encoding="utf-8")
     with pytest.raises(ValueError, match=regex.escape(said)) as caught:
@@ -367,33 +436,53 @@ def added(**token):
     def changed(spec):
         spec["added_tokens"].append({"id": len(spec["model"]["vocab"]), **token})
         return spec
+
     return changed
 
 
-@pytest.mark.parametrize("damage, said", [
-    (added(id=0, content="!"), "'!' is an ordinary token"),
-    (added(content=""), "is empty"),
-    (added(content="<x>", normalized=True), "after it was normalized"),
-    (change("truncation", to={"max_length": 3}), "truncation"),
-    (change("padding", to={"pad_id": 3}), "padding"),
-    (change("pre_tokenizer", to=None), "ByteLevel"),
-    (change("pre_tokenizer", to={"type": "Sequence", "pretokenizers": []}), "ByteLevel"),
-    (change("pre_tokenizer", "pretokenizers", 0, "pattern", to={"String": " "}), "isolate"),
-    *[(change("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex", to=pattern), said) for pattern, said in [
-        (r"(\w+)|\s", "groups"), ("a\\", "does not work"), ("(?x)a # b", "another way"), (r"\h+", "another way"), ("", "matches nothing"),
-        ("[a-z&&[^aeiou]]+", "another way"), ("(?R)", "another way"), (7, "TypeError")]],
-    (change("model", "vocab", "!", to=False), "each once"),
-    (change("model", "vocab", "!", to=0.0), "each once"),
-    (change("model", "merges", to=""), "not enough values"),
-])
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (added(id=0, content="!"), "'!' is an ordinary token"),
+        (added(content=""), "is empty"),
+        (added(content="<x>", normalized=True), "after it was normalized"),
+        (change("truncation", to={"max_length": 3}), "truncation"),
+        (change("padding", to={"pad_id": 3}), "padding"),
+        (change("pre_tokenizer", to=None), "ByteLevel"),
+        (change("pre_tokenizer", to={"type": "Sequence", "pretokenizers": []}), "ByteLevel"),
+        (change("pre_tokenizer", "pretokenizers", 0, "pattern", to={"String": " "}), "isolate"),
+        *[
+            (change("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex", to=pattern), said)
+            for pattern, said in [
+                (r"(\w+)|\s", "groups"),
+                ("a\\", "does not work"),
+                ("(?x)a # b", "another way"),
+                (r"\h+", "another way"),
+                ("", "matches nothing"),
+                ("[a-z&&[^aeiou]]+", "another way"),
+                ("(?R)", "another way"),
+                (7, "TypeError"),
+            ]
+        ],
+        (change("model", "vocab", "!", to=False), "each once"),
+        (change("model", "vocab", "!", to=0.0), "each once"),
+        (change("model", "merges", to=""), "not enough values"),
+    ],
+)
 def test_what_the_library_would_read_otherwise_is_refused(tok, tmp_path, damage, said):
     test_a_file_that_would_give_other_ids_is_refused(tok, tmp_path, damage, said)
 
 
-@pytest.mark.parametrize("part, to", [
-    ("pre_tokenizer", {"type": "Whitespace"}), ("normalizer", {"type": "Lowercase"}), ("post_processor", {"type": "ByteLevel"}),
-    ("added_tokens", [{"id": 2, "content": "ab"}]), ("padding", {"pad_id": 0}),
-])
+@pytest.mark.parametrize(
+    "part, to",
+    [
+        ("pre_tokenizer", {"type": "Whitespace"}),
+        ("normalizer", {"type": "Lowercase"}),
+        ("post_processor", {"type": "ByteLevel"}),
+        ("added_tokens", [{"id": 2, "content": "ab"}]),
+        ("padding", {"pad_id": 0}),
+    ],
+)
 def test_characters_of_another_making_are_refused(tmp_path, part, to):
     spec = CharTokenizer.train("ab").to_json()
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec | {part: to}), encoding="utf-8")
@@ -409,7 +498,14 @@ def test_a_file_cut_short_or_of_another_kind_is_refused(tok, tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="is damaged"):
             BPETokenizer.load(tmp_path)
-    for foreign in b"[" * 100_000, b"\xff\xfe", b"{}", b"[]", b"7", json.dumps(CharTokenizer.train("ab").to_json()).encode():
+    for foreign in (
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b"{}",
+        b"[]",
+        b"7",
+        json.dumps(CharTokenizer.train("ab").to_json()).encode(),
+    ):
         path.write_bytes(foreign)
         with pytest.raises(ValueError, match="tokenizer.json"):
             BPETokenizer.load(tmp_path)
@@ -427,8 +523,14 @@ def test_a_failed_save_leaves_the_old_file(tok, tmp_path, monkeypatch):
     assert (tmp_path / "tokenizer.json").read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("text, said", [("#version: 0.2\none\n", "'one' is not a pair"), ("#version: 0.2\na b c\n", "'a b c' is not a pair"),
-                                        (b"\xff", "utf-8")])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("#version: 0.2\none\n", "'one' is not a pair"),
+        ("#version: 0.2\na b c\n", "'a b c' is not a pair"),
+        (b"\xff", "utf-8"),
+    ],
+)
 def test_damaged_gpt2_merges(reference, tmp_path, text, said):
     (tmp_path / "vocab.bpe").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=said) as caught:
@@ -453,16 +555,24 @@ def test_gpt2_files_that_do_not_belong_together(reference, tmp_path):
 
 # ---- bad input
 
+
 def test_ids_out_of_range(tok):
     for id in -1, 320, 10**30:
         with pytest.raises(ValueError, match=f"id {id} is not among the 320 ids"):
             tok.decode([5, id])
 
 
-@pytest.mark.parametrize("vocab_size, special, said", [
-    (255, [], "ask for 256 or more"), (257, SPECIAL, "ask for 259 or more"), (300, ["a", "a"], "distinct"),
-    (300, [""], "empty"), (300, "<|end|>", "give a list"), (300, ["a"], "'a' is a special token and an ordinary one"),
-])
+@pytest.mark.parametrize(
+    "vocab_size, special, said",
+    [
+        (255, [], "ask for 256 or more"),
+        (257, SPECIAL, "ask for 259 or more"),
+        (300, ["a", "a"], "distinct"),
+        (300, [""], "empty"),
+        (300, "<|end|>", "give a list"),
+        (300, ["a"], "'a' is a special token and an ordinary one"),
+    ],
+)
 def test_impossible_vocabularies(vocab_size, special, said):
     with pytest.raises(ValueError, match=regex.escape(said)):
         BPETokenizer.train(STORY, vocab_size, special)

@@ -1,4 +1,5 @@
 """Files: written whole or not at all, and tokenizers in the form that the Hugging Face libraries read."""
+
 import json
 import os
 import threading
@@ -60,12 +61,21 @@ def write_tokenizer(folder: Path, spec: dict):
     write_json(folder / "tokenizer_config.json", config)
 
 
-def hf_json(model: dict, pre_tokenizer: dict, decoder: dict, added_tokens: Iterable[dict] = (),
-            normalizer: dict | None = None) -> dict:
+def hf_json(
+    model: dict, pre_tokenizer: dict, decoder: dict, added_tokens: Iterable[dict] = (), normalizer: dict | None = None
+) -> dict:
     "The parts of a tokenizer.json."
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": list(added_tokens),
-            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": None, "decoder": decoder,
-            "model": model}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": list(added_tokens),
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": decoder,
+        "model": model,
+    }
 
 
 def in_order(vocab: dict[str, int]) -> list[str]:
@@ -80,8 +90,10 @@ def model_of(spec: dict, kind: str) -> dict:
     "The model in a tokenizer.json, if it is of this kind and nothing is done to its ids afterwards."
     model = spec["model"] if isinstance(spec, dict) and isinstance(spec.get("model"), dict) else {"vocab": None}
     if not isinstance(model.get("vocab"), dict) or model.get("type", "BPE") != kind:
-        raise ValueError(f"it does not hold a {kind} vocabulary ({'BPETokenizer' if kind == 'BPE' else 'CharTokenizer'} reads "
-                         f"no other), but {model.get('type', 'none that is known')}")
+        raise ValueError(
+            f"it does not hold a {kind} vocabulary ({'BPETokenizer' if kind == 'BPE' else 'CharTokenizer'} reads "
+            f"no other), but {model.get('type', 'none that is known')}"
+        )
     refuse("file", {name: spec.get(name) for name in ("truncation", "padding")})
     return model
 
@@ -97,7 +109,9 @@ def chars_from_json(spec: dict) -> list[str]:
     vocab = model_of(spec, "WordLevel")["vocab"]
     ours = chars_to_json({})
     if different := [part for part in ours if part != "model" and spec.get(part) != ours[part]]:
-        raise ValueError(f"its {different[0]} is not that of a tokenizer of characters, so that it would give other ids")
+        raise ValueError(
+            f"its {different[0]} is not that of a tokenizer of characters, so that it would give other ids"
+        )
     if any(len(word) != 1 for word in vocab):
         raise ValueError("its tokens are not single characters")
     return in_order(vocab)
@@ -127,10 +141,18 @@ def bpe_to_json(tok) -> dict:
     split = {"type": "Split", "pattern": {"Regex": tok.pattern}, "behavior": "Isolated", "invert": False}
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return hf_json(
-        model={"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-               "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-               "vocab": {word: i for i, word in enumerate(tok.words)},
-               "merges": [[tok.words[left], tok.words[right]] for left, right in tok.merges]},
+        model={
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {word: i for i, word in enumerate(tok.words)},
+            "merges": [[tok.words[left], tok.words[right]] for left, right in tok.merges],
+        },
         pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]} if tok.pattern else byte_level,
         decoder=byte_level,
         added_tokens=[{"id": i, "content": name, **plain, "special": True} for name, i in tok.special_tokens.items()],
@@ -153,11 +175,18 @@ def read_split(pre: dict | None, implied_split: str) -> str | None:
     *splits, byte_level = parts
     own_split = byte_level.get("use_regex", True)
     if byte_level.get("add_prefix_space") or len(splits) + bool(own_split) > 1:
-        raise ValueError(f"its pre-tokenizer does more than one split, then bytes without a prefix space: {json.dumps(pre):.200}")
+        raise ValueError(
+            f"its pre-tokenizer does more than one split, then bytes without a prefix space: {json.dumps(pre):.200}"
+        )
     if not splits:
         return implied_split if own_split else None
     split = splits[0]
-    if split["type"] != "Split" or split["behavior"] != "Isolated" or split.get("invert") or "Regex" not in split["pattern"]:
+    if (
+        split["type"] != "Split"
+        or split["behavior"] != "Isolated"
+        or split.get("invert")
+        or "Regex" not in split["pattern"]
+    ):
         raise ValueError(f"its pre-tokenizer does more than to isolate chunks by a pattern: {json.dumps(pre):.200}")
     if read_otherwise := regex.search(r"\\[hHGKRX]|&&|\[[^\]]*\[|\(\?[xR]", pattern := split["pattern"]["Regex"]):
         raise ValueError(f"its pattern {pattern!r} has {read_otherwise[0]!r}, which other programs read in another way")
@@ -172,7 +201,9 @@ def check_added(added: list[dict], ordinary: set[str], normalizer: str | None):
         if content == "" or content in ordinary:
             raise ValueError(f"its added token {content!r} is {'an ordinary token as well' if content else 'empty'}")
     if len({bool(token.get("normalized")) for token in added} | ({False} if normalizer else set())) > 1:
-        raise ValueError("some of its added tokens are looked for in the text as it is, and some after it was normalized")
+        raise ValueError(
+            "some of its added tokens are looked for in the text as it is, and some after it was normalized"
+        )
 
 
 def bpe_from_json(spec: dict, implied_split: str) -> tuple:
@@ -180,7 +211,9 @@ def bpe_from_json(spec: dict, implied_split: str) -> tuple:
     model = model_of(spec, "BPE")
     refuse("model", model, "type", "vocab", "merges", "unk_token", "fuse_unk")
     if (post := spec.get("post_processor")) and post["type"] != "ByteLevel":
-        raise ValueError(f"its post-processor {post['type']} may add tokens to a text, which this tokenizer does not do")
+        raise ValueError(
+            f"its post-processor {post['type']} may add tokens to a text, which this tokenizer does not do"
+        )
     normalizer = spec["normalizer"]["type"] if spec.get("normalizer") else None
     if normalizer not in (None, "NFC", "NFD", "NFKC", "NFKD"):
         raise ValueError(f"its normalizer is {normalizer}; only Unicode's own forms, such as NFC, are known here")
@@ -214,7 +247,8 @@ def read_gpt2(encoder_json: str | Path, vocab_bpe: str | Path, understand: Calla
         if len(vocab) != 256 + len(merges) + 1:
             raise ValueError(f"its {len(vocab)} tokens do not go with the {len(merges)} merges of {vocab_bpe}")
         end, byte_level = "<|endoftext|>", {"type": "ByteLevel"}
-        return understand(hf_json({"vocab": vocab, "merges": merges}, byte_level, byte_level,
-                                  [{"id": vocab[end], "content": end}]))
+        return understand(
+            hf_json({"vocab": vocab, "merges": merges}, byte_level, byte_level, [{"id": vocab[end], "content": end}])
+        )
 
     return read_json(encoder_json, both)

@@ -1,4 +1,5 @@
 """How the course draws: one plot style, coloured tokens, and a slider whose frames are plain HTML."""
+
 import html
 import io
 from collections.abc import Iterable, Sequence
@@ -58,11 +59,17 @@ def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked:
 
 def slider(frames: Sequence[Picture], labels: Sequence[str], name: str) -> Picture:
     "Frames under a slider, alive wherever HTML is: in a notebook, in its saved copy and on the site."
-    move = ("const box = this.closest('div'); box.querySelector('output').textContent = this.dataset.labels.split('|')[this.value];"
-            "box.querySelectorAll('section').forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')")
-    bar = (f'<input type="range" min="0" max="{len(frames) - 1}" value="0" style="width:min(24em,60%);vertical-align:middle" '
-           f'aria-label="{html.escape(name)}" data-labels="{html.escape("|".join(labels))}" oninput="{move}">')
-    shown = "".join(f'<section style="{"" if i == 0 else "display:none"}">{f.html}</section>' for i, f in enumerate(frames))
+    move = (
+        "const box = this.closest('div'); box.querySelector('output').textContent = this.dataset.labels.split('|')[this.value];"
+        "box.querySelectorAll('section').forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')"
+    )
+    bar = (
+        f'<input type="range" min="0" max="{len(frames) - 1}" value="0" style="width:min(24em,60%);vertical-align:middle" '
+        f'aria-label="{html.escape(name)}" data-labels="{html.escape("|".join(labels))}" oninput="{move}">'
+    )
+    shown = "".join(
+        f'<section style="{"" if i == 0 else "display:none"}">{f.html}</section>' for i, f in enumerate(frames)
+    )
     text = "\n".join(f"{label}: {frame}" for label, frame in zip(labels, frames))
     return Picture(f'<div>{bar} <output style="margin-left:.7em">{html.escape(labels[0])}</output>{shown}</div>', text)
 
@@ -70,6 +77,10 @@ def slider(frames: Sequence[Picture], labels: Sequence[str], name: str) -> Pictu
 def table(rows: Iterable[Sequence[str | Picture]]) -> Picture:
     "Words and pictures side by side, row by row."
     rows, cell = [list(row) for row in rows], 'style="text-align:left;vertical-align:top;padding:3px 14px 3px 0"'
-    body = "".join("<tr>" + "".join(f"<td {cell}>{c.html if isinstance(c, Picture) else html.escape(c)}</td>" for c in row)
-                   + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td {cell}>{c.html if isinstance(c, Picture) else html.escape(c)}</td>" for c in row)
+        + "</tr>"
+        for row in rows
+    )
     return Picture(f"<table>{body}</table>", "\n".join("  ".join(map(str, row)) for row in rows))

@@ -1,4 +1,5 @@
 """Checks that diagnose: each returns a verdict that says what is wrong and where, and never raises."""
+
 import copy
 import functools
 import html
@@ -29,8 +30,10 @@ class Verdict:
     def _repr_html_(self):
         word, color = MARKS[self.state]
         drawn = self.picture.html if self.picture else ""
-        return (f'<div style="border-left:4px solid {color};padding:.4em .9em;margin:.3em 0"><strong style="color:{color}">{word}'
-                f"</strong> {html.escape(self.message)}{drawn}</div>")
+        return (
+            f'<div style="border-left:4px solid {color};padding:.4em .9em;margin:.3em 0"><strong style="color:{color}">{word}'
+            f"</strong> {html.escape(self.message)}{drawn}</div>"
+        )
 
 
 class Finding(BaseException):
@@ -50,7 +53,9 @@ def checks(check: Callable) -> Callable:
         except Finding as finding:
             return finding.verdict
         except Exception as error:
-            return Verdict("wrong", f"Your answer could not be checked: comparing what it returned raised {_named(error)}.")
+            return Verdict(
+                "wrong", f"Your answer could not be checked: comparing what it returned raised {_named(error)}."
+            )
 
     return run
 
@@ -87,7 +92,9 @@ def step_limit(answer, steps: int):
             return None
         left -= event == "line"
         if left < 0:
-            raise Finding(f"It does not come to an end: after {steps:,} lines it was still running. What moves its loop on?")
+            raise Finding(
+                f"It does not come to an end: after {steps:,} lines it was still running. What moves its loop on?"
+            )
         return count
 
     sys.settrace(count)
@@ -101,7 +108,11 @@ def _place(answer, error: BaseException) -> str:
     "Where in the learner's function an error arose."
     code = getattr(answer, "__code__", None)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
-    return f" in its line {frames[0].lineno - code.co_firstlineno + 1}: {frames[0].line}" if frames and frames[0].line else ""
+    return (
+        f" in its line {frames[0].lineno - code.co_firstlineno + 1}: {frames[0].line}"
+        if frames and frames[0].line
+        else ""
+    )
 
 
 def attempt(answer, *args, expect: type | tuple[type, ...], steps: int = 100_000):
@@ -121,10 +132,16 @@ def attempt(answer, *args, expect: type | tuple[type, ...], steps: int = 100_000
     except (Exception, SystemExit) as error:
         raise Finding(f"{call(answer, *args)} stopped with {_named(error)}{_place(answer, error)}") from None
     if result is None or result is ...:
-        raise Finding(f"{call(answer, *args)} returned nothing. Is the body written, and does it end with return?", state="blank")
+        raise Finding(
+            f"{call(answer, *args)} returned nothing. Is the body written, and does it end with return?", state="blank"
+        )
     if not isinstance(result, expect):
         wanted = " or ".join(kind.__name__ for kind in (expect if isinstance(expect, tuple) else [expect]))
-        raise Finding(f"{call(answer, *args)} returned {_shown(result)}, which is of type {type(result).__name__}, not {wanted}.")
+        raise Finding(
+            f"{call(answer, *args)} returned {_shown(result)}, which is of type {type(result).__name__}, not {wanted}."
+        )
     if given != args:
-        raise Finding(f"{call(answer, *args)} changed what it was given. Whoever calls it may still need that: build something new.")
+        raise Finding(
+            f"{call(answer, *args)} changed what it was given. Whoever calls it may still need that: build something new."
+        )
     return result

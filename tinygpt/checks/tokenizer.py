@@ -1,4 +1,5 @@
 """Checks for chapter 01: each typical mistake has a diagnosis of its own."""
+
 import functools
 import itertools
 import random
@@ -13,9 +14,15 @@ def _differ(answer, args: tuple, got: list, expected: list, shown=str):
     at = next((i for i, (a, b) in enumerate(itertools.zip_longest(got, expected)) if a != b), None)
     if at is None:
         return
-    short = f"ends too early: {len(expected) - len(got)} more should follow" if at >= len(got) else f"is wrong from index {at} on (counted from 0)"
-    raise Finding(f"{call(answer, *args)} returned {got}, which {short}.",
-                  color_tokens(map(shown, got), marked=min(at, len(got) - 1)) if got else None)
+    short = (
+        f"ends too early: {len(expected) - len(got)} more should follow"
+        if at >= len(got)
+        else f"is wrong from index {at} on (counted from 0)"
+    )
+    raise Finding(
+        f"{call(answer, *args)} returned {got}, which {short}.",
+        color_tokens(map(shown, got), marked=min(at, len(got) - 1)) if got else None,
+    )
 
 
 @checks
@@ -28,25 +35,38 @@ def merge(answer):
     ids, pair = [7, 1, 2, 8, 1, 2, 9], (1, 2)
     got = tried(ids, pair, 50)
     if got == ids:
-        raise Finding(f"{call(answer, ids, pair, 50)} gave the ids back as they were. Which ids does it compare with the pair?")
+        raise Finding(
+            f"{call(answer, ids, pair, 50)} gave the ids back as they were. Which ids does it compare with the pair?"
+        )
     if got == [7, 50, 8, 1, 2, 9]:
-        raise Finding(f"{call(answer, ids, pair, 50)} replaced the first pair and left the second.",
-                      color_tokens(map(str, got), marked=3))
+        raise Finding(
+            f"{call(answer, ids, pair, 50)} replaced the first pair and left the second.",
+            color_tokens(map(str, got), marked=3),
+        )
     if got == [7, 50, 8, 50]:
-        raise Finding("The last id is lost when it belongs to no pair. How far does your loop go?", color_tokens(map(str, ids), marked=6))
+        raise Finding(
+            "The last id is lost when it belongs to no pair. How far does your loop go?",
+            color_tokens(map(str, ids), marked=6),
+        )
     if got[:4] == [7, 50, 2, 8]:
         lost = "" if got[-1:] == [9] else " And the last id is lost."
-        raise Finding(f"The second half of each pair is still there: after a merge, continue after both ids.{lost}",
-                      color_tokens(map(str, got), marked=2))
+        raise Finding(
+            f"The second half of each pair is still there: after a merge, continue after both ids.{lost}",
+            color_tokens(map(str, got), marked=2),
+        )
     _differ(answer, (ids, pair, 50), got, [7, 50, 8, 50, 9])
 
     got = tried([1, 1, 1], (1, 1), 50)
     if got == [50, 50]:
-        raise Finding("In [1, 1, 1] the middle id went into two merges. Each id can be used once.",
-                      color_tokens(["1", "1", "1"], marked=1))
+        raise Finding(
+            "In [1, 1, 1] the middle id went into two merges. Each id can be used once.",
+            color_tokens(["1", "1", "1"], marked=1),
+        )
     if got == [1, 50]:
-        raise Finding("In [1, 1, 1] the pair on the right was merged. Overlapping pairs are taken from left to right.",
-                      color_tokens(map(str, got), marked=1))
+        raise Finding(
+            "In [1, 1, 1] the pair on the right was merged. Overlapping pairs are taken from left to right.",
+            color_tokens(map(str, got), marked=1),
+        )
     _differ(answer, ([1, 1, 1], (1, 1), 50), got, [50, 1])
     for ids in [3, 1, 2], [1, 2], [2, 1], [1], [], [1, 1, 2, 2], [1, 2, 1, 2, 1], [11, 2], [1, 21]:
         got = tried(ids, (1, 2), 50)
@@ -74,35 +94,47 @@ def learn(answer):
     def tried(text, n):
         got = attempt(answer, list(text), n, expect=list)
         if any(not isinstance(pair, tuple) or [type(id) for id in pair] != [int, int] for pair in got):
-            raise Finding(f"{call(answer, list(text), n)} returned {got}. A list of pairs is wanted, such as [(97, 98)].")
+            raise Finding(
+                f"{call(answer, list(text), n)} returned {got}. A list of pairs is wanted, such as [(97, 98)]."
+            )
         if len(got) > n:
             raise Finding(f"{call(answer, list(text), n)} returned {len(got)} merges instead of {n}.")
         return got
 
     if (got := tried(b"xyaxybxyc", 1)) != [(120, 121)]:
-        raise Finding(f"In \"xyaxybxyc\" it begins with {got}. Which pair stands there most often?")
+        raise Finding(f'In "xyaxybxyc" it begins with {got}. Which pair stands there most often?')
     answers = {tuple(tried(b"bdaebc", 1)) for _ in range(30)}
     if len(answers) > 1:
-        raise Finding("Asked again and again, it does not always answer the same. With chance in it, no two people would get the "
-                      "same vocabulary from the same text.")
+        raise Finding(
+            "Asked again and again, it does not always answer the same. With chance in it, no two people would get the "
+            "same vocabulary from the same text."
+        )
     (got,) = answers.pop() or [None]
     if got in [(98, 100), (98, 99)]:
-        raise Finding(f"Of equally frequent pairs it takes the one that it met {'first' if got[1] == 100 else 'last'}. So the same words "
-                      "in another order would give another vocabulary. The chapter has a rule for ties.")
+        raise Finding(
+            f"Of equally frequent pairs it takes the one that it met {'first' if got[1] == 100 else 'last'}. So the same words "
+            "in another order would give another vocabulary. The chapter has a rule for ties."
+        )
     if got != (97, 101):
-        which = {(101, 98): "the one with the highest ids", (100, 97): "the one with the lowest second id"}.get(got, got)
-        raise Finding(f"Of the equally frequent pairs in \"bdaebc\" it takes {which}. The chapter has a rule for ties.")
+        which = {(101, 98): "the one with the highest ids", (100, 97): "the one with the lowest second id"}.get(
+            got, got
+        )
+        raise Finding(f'Of the equally frequent pairs in "bdaebc" it takes {which}. The chapter has a rule for ties.')
     got = tried(b"abcabcabd", 2)
     if got[1:] and 256 not in got[1] and max(got[1]) > 256:
         raise Finding(f"The second merge is {got[1]}. Which number does the first new token get?")
     if got == [(97, 98), (98, 99)] or got == [(97, 98), (97, 98)]:
-        raise Finding(f"In \"abcabcabd\" it learned {got}. After the first merge other pairs stand there: has the text been "
-                      "changed, and counted again?")
+        raise Finding(
+            f'In "abcabcabd" it learned {got}. After the first merge other pairs stand there: has the text been '
+            "changed, and counted again?"
+        )
     if len(got) < 2:
         raise Finding(f"{call(answer, list(b'abcabcabd'), 2)} returned {len(got)} of the 2 merges.")
     if len(tried(b"aaaa", 9)) != 2 or tried(b"a", 3) or tried(b"", 3):
-        raise Finding("Where no pair is left, it should return the merges so far: \"aaaa\" has two, \"a\" and \"\" have none. "
-                      f"Yours: {tried(b'aaaa', 9)}, {tried(b'a', 3)}, {tried(b'', 3)}.")
+        raise Finding(
+            'Where no pair is left, it should return the merges so far: "aaaa" has two, "a" and "" have none. '
+            f"Yours: {tried(b'aaaa', 9)}, {tried(b'a', 3)}, {tried(b'', 3)}."
+        )
     rng = random.Random(0)
     for _ in range(40):
         text = bytes(rng.choice(b"aab c") for _ in range(rng.randrange(16)))
@@ -181,22 +213,33 @@ def encode(answer):
     mistakes = [
         (word, "Nothing was merged: the bytes came back as they were."),
         (_merged(word, (98, 99), 256), "Only one merge was applied. Which pairs stand side by side after it?"),
-        (_present_once(word, merges), "Merges that the text has from the start were applied, but not those whose parts other merges have "
-                                      "just made."),
-        (_by_frequency(word, merges), "The pair that is most frequent in this text was merged first. Frequency counted while learning; "
-                                      "now the order is fixed."),
-        (_left_to_right(word, merges), "The first pair found from the left was merged first. The order in which the merges were learned "
-                                       "decides, wherever the pair stands."),
+        (
+            _present_once(word, merges),
+            "Merges that the text has from the start were applied, but not those whose parts other merges have "
+            "just made.",
+        ),
+        (
+            _by_frequency(word, merges),
+            "The pair that is most frequent in this text was merged first. Frequency counted while learning; "
+            "now the order is fixed.",
+        ),
+        (
+            _left_to_right(word, merges),
+            "The first pair found from the left was merged first. The order in which the merges were learned "
+            "decides, wherever the pair stands.",
+        ),
         (_newest_first(word, merges), "The merge learned last was applied first. It is the other way round."),
     ]
     for wrong, diagnosis in mistakes:
         if got == wrong:
-            raise Finding(f"{diagnosis} This is what came out of \"bcadca\":", drawn(got))
+            raise Finding(f'{diagnosis} This is what came out of "bcadca":', drawn(got))
     _differ(answer, (word, merges), got, right, shown)
     long, others = list(b"adcacbacba"), {(98, 97): 256, (99, 256): 257, (256, 257): 258, (97, 99): 259, (99, 98): 260}
     got = attempt(answer, long, others, expect=list)
     if got == _longest(long, others):
-        raise Finding(f"{call(answer, long, others)} took the longest token that fits at each place. Length does not decide.")
+        raise Finding(
+            f"{call(answer, long, others)} took the longest token that fits at each place. Length does not decide."
+        )
     again = attempt(answer, word * 2, merges, expect=list)
     if again == _leftmost_only(word * 2, merges):
         raise Finding("Each merge was applied to the first place where it fits, and to no other.", drawn(again))
@@ -237,35 +280,62 @@ def stream(answer):
         return "".join(part for part, _ in tried(*ids))
 
     if (got := text(0, 1, 0)) != "light light":
-        what = "the parts are there, but something stands between them" if got.replace(" ", "") == "lightlight" else "the text is another"
-        raise Finding(f"The ids of b\"light\", b\" \" and b\"light\" gave {got!r}: {what}.")
+        what = (
+            "the parts are there, but something stands between them"
+            if got.replace(" ", "") == "lightlight"
+            else "the text is another"
+        )
+        raise Finding(f'The ids of b"light", b" " and b"light" gave {got!r}: {what}.')
     if len(tried(0, 1, 0)) < 2 or tried(0, 1, 0)[0][1] > 1:
-        raise Finding("Nothing came out before all ids were in. Whoever reads along wants \"light\" as soon as its id is there.")
+        raise Finding(
+            'Nothing came out before all ids were in. Whoever reads along wants "light" as soon as its id is there.'
+        )
     for ids in (6, 4, 5), (2, 3), (7, 5, 1, 0):
-        whole, cut = b"".join(tokens[i] for i in ids).decode(), color_tokens([tokens[i] for i in ids], marked=0 if ids[0] != 6 else 1)
+        whole, cut = (
+            b"".join(tokens[i] for i in ids).decode(),
+            color_tokens([tokens[i] for i in ids], marked=0 if ids[0] != 6 else 1),
+        )
         try:
             got = text(*ids)
         except Finding as finding:
             if "UnicodeDecodeError" in finding.verdict.message:
-                raise Finding("It stops with an error at a token that holds half a character. What has to happen with such bytes "
-                              "until the rest comes?", cut) from None
+                raise Finding(
+                    "It stops with an error at a token that holds half a character. What has to happen with such bytes "
+                    "until the rest comes?",
+                    cut,
+                ) from None
             raise
         if "�" in got:
-            raise Finding(f"These tokens gave {got!r}. One of them ends in the middle of a character, and half a character decodes to "
-                          "�. What has to happen with such bytes until the rest comes?", cut)
+            raise Finding(
+                f"These tokens gave {got!r}. One of them ends in the middle of a character, and half a character decodes to "
+                "�. What has to happen with such bytes until the rest comes?",
+                cut,
+            )
         if got != whole:
-            raise Finding(f"These tokens gave {got!r}: " + ("part of a character was thrown away." if len(got) < len(whole) else
-                          "bytes were read as if each were a character, or came twice."), cut)
+            raise Finding(
+                f"These tokens gave {got!r}: "
+                + (
+                    "part of a character was thrown away."
+                    if len(got) < len(whole)
+                    else "bytes were read as if each were a character, or came twice."
+                ),
+                cut,
+            )
     try:
         got = text(6, 4)
     except Finding as finding:
         if "UnicodeDecodeError" in finding.verdict.message:
-            raise Finding("It stops with an error where the ids end in the middle of a character, and a model may stop anywhere. "
-                          "How can decoding be told to go on?", color_tokens([b"caf", b"\xc3"], marked=1)) from None
+            raise Finding(
+                "It stops with an error where the ids end in the middle of a character, and a model may stop anywhere. "
+                "How can decoding be told to go on?",
+                color_tokens([b"caf", b"\xc3"], marked=1),
+            ) from None
         raise
     if got != "caf�":
-        raise Finding(f"Ids that end in the middle of a character gave {got!r}. What is left over at the end should show as �.",
-                      color_tokens([b"caf", b"\xc3"], marked=1))
+        raise Finding(
+            f"Ids that end in the middle of a character gave {got!r}. What is left over at the end should show as �.",
+            color_tokens([b"caf", b"\xc3"], marked=1),
+        )
     if text():
         raise Finding("No ids at all should give no text.")
     return "Whole characters come out at once, and halves are held back until the rest is there."
