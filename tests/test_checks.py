@@ -68,6 +68,14 @@ def merge_with_text(ids, pair, new):
     return [int(id) for id in " ".join(map(str, ids)).replace(f"{pair[0]} {pair[1]}", str(new)).split()]
 
 
+def merge_by_the_first_id(ids, pair, new):
+    out, i = [], 0
+    while i < len(ids):
+        out.append(new if ids[i] == pair[0] else ids[i])
+        i += 2 if ids[i] == pair[0] else 1
+    return out
+
+
 def merge_swallowing(ids, pair, new):
     while True:
         try:
@@ -220,6 +228,48 @@ def stream_strict_at_the_end(ids, tokens):
     yield held.decode()
 
 
+def stream_without_end(ids, tokens):
+    held = b""
+    while True:
+        held += b""
+    yield held
+
+
+def stream_keeping_only_the_last(ids, tokens):
+    held = b""
+    for id in ids:
+        held += tokens[id]
+        try:
+            yield held.decode()
+            held = b""
+        except UnicodeDecodeError:
+            held = tokens[id]
+    if held:
+        yield held.decode(errors="replace")
+
+
+def stream_swallowing(ids, tokens):
+    held = b""
+    for id in ids:
+        held += tokens[id]
+        try:
+            yield held.decode()
+            held = b""
+        except UnicodeDecodeError:
+            pass
+    if held:
+        yield "�"
+
+
+def stream_counting(ids, tokens):
+    for i in range(len(ids)):
+        yield tokens[ids[i]].decode(errors="replace")
+
+
+def decoded(ids, tokens):
+    return b"".join(tokens[id] for id in ids).decode(errors="replace")
+
+
 def stream_bytes(ids, tokens):
     for id in ids:
         yield tokens[id]
@@ -253,6 +303,8 @@ MISTAKES = [
     ("merge", lambda ids, pair: ids, "TypeError"),
     ("merge", [7, 50], "A function is wanted"),
     ("learn", learner(lambda counts: max(counts, key=counts.get)), "it met first"),
+    ("learn", lambda ids, n: [pair for pair in learn(ids, n) if ids.count(pair[0]) > 1], "A pair that occurs once"),
+    ("merge", merge_by_the_first_id, "is wrong from index 0"),
     ("learn", learner(lambda counts: max(reversed(counts), key=counts.get)), "it met last"),
     (
         "learn",
@@ -291,6 +343,11 @@ MISTAKES = [
     ("stream", stream_strict, "a token that holds half a character"),
     ("stream", stream_forgetting_the_rest, "left over at the end should show as"),
     ("stream", stream_strict_at_the_end, "a model may stop anywhere"),
+    ("stream", stream_without_end, "does not come to an end"),
+    ("stream", stream_keeping_only_the_last, "half a character decodes to"),
+    ("stream", stream_swallowing, "One token that ends in half a character"),
+    ("stream", stream_counting, "how many ids there are"),
+    ("stream", lambda ids, tokens: decoded(ids, tokens), "It returns one text"),
     ("stream", stream_bytes, "of type bytes. Text"),
     ("stream", stream_spaced, "stands between them"),
 ]

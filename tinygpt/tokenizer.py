@@ -120,7 +120,7 @@ def compile_split(pattern: str | None) -> regex.Pattern:
     return regex.compile(rf"(?:{pattern})|(?s:.)+?(?=(?:{pattern})|\Z)")
 
 # %% ../nbs/01_tokenizer.ipynb #byte-order
-BYTES = bytes(files.LETTERS)     # id -> byte, in GPT-2's order
+BYTES = bytes(files.LETTERS)     # id -> byte: the keys of LETTERS stand in GPT-2's order
 
 # %% ../nbs/01_tokenizer.ipynb #pair-counts-class
 class PairCounts:
@@ -234,7 +234,7 @@ def special_pattern(allowed: str | Iterable[str], known: Iterable[str]) -> regex
     names = sorted(known if allowed == "all" else as_texts(allowed), key=len, reverse=True)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"{unknown[0]!r} is none of the special tokens {[*known]} of this tokenizer")
-    return regex.compile(f"({'|'.join(map(regex.escape, names)) or '(?!)'})")
+    return regex.compile(f"({'|'.join(map(regex.escape, names)) or '(?!)'})")     # (?!) never matches
 
 # %% ../nbs/01_tokenizer.ipynb #check-special
 def check_special(names: Iterable[str], vocab_size: int) -> list[str]:
@@ -260,8 +260,14 @@ def last_cut(buffer: str, end: int, form: str | None) -> int:
             return cut
     return 0
 
-def pieces(texts: Iterable[str], pattern: str | None, special: regex.Pattern | None = None,
-           longest: int = 0, form: str | None = None, size: int = 1 << 16) -> Iterator[str]:
+def pieces(
+    texts: Iterable[str],
+    pattern: str | None,
+    special: regex.Pattern | None = None,  # special tokens stay whole
+    longest: int = 0,  # how long the longest of them is
+    form: str | None = None,  # a Unicode form that no cut may change
+    size: int = 1 << 16,  # gather so much, then look for a cut
+) -> Iterator[str]:
     "Join the texts and cut them anew, lazily, but through no chunk and no special token."
     buffer, enough = "", size
     for text in texts:

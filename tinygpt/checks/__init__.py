@@ -84,7 +84,7 @@ def call(answer, *args) -> str:
 @contextmanager
 def step_limit(answer, steps: int):
     "Stop the learner's code after this many lines: a loop that never ends would hang the notebook."
-    left, before, own = steps, sys.gettrace(), getattr(answer, "__globals__", None)
+    left, before, own = steps, sys.gettrace(), getattr(inspect.unwrap(answer), "__globals__", None)
 
     def count(frame, event, arg):
         nonlocal left
@@ -106,7 +106,7 @@ def step_limit(answer, steps: int):
 
 def _place(answer, error: BaseException) -> str:
     "Where in the learner's function an error arose."
-    code = getattr(answer, "__code__", None)
+    code = getattr(inspect.unwrap(answer), "__code__", None)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
     return (
         f" in its line {frames[0].lineno - code.co_firstlineno + 1}: {frames[0].line}"
@@ -115,7 +115,7 @@ def _place(answer, error: BaseException) -> str:
     )
 
 
-def attempt(answer, *args, expect: type | tuple[type, ...], steps: int = 100_000):
+def attempt(answer, *args, expect: type | tuple[type, ...], give: str = "return", steps: int = 100_000):
     "What the learner's function returns for copies of these arguments; a Finding if it cannot be used."
     if answer is None or answer is ...:
         raise Finding("There is no answer yet. Write the function, then run this cell again.", state="blank")
@@ -133,7 +133,8 @@ def attempt(answer, *args, expect: type | tuple[type, ...], steps: int = 100_000
         raise Finding(f"{call(answer, *args)} stopped with {_named(error)}{_place(answer, error)}") from None
     if result is None or result is ...:
         raise Finding(
-            f"{call(answer, *args)} returned nothing. Is the body written, and does it end with return?", state="blank"
+            f"{call(answer, *args)} returned nothing. Is its body written, and does it {give} what it made?",
+            state="blank",
         )
     if not isinstance(result, expect):
         wanted = " or ".join(kind.__name__ for kind in (expect if isinstance(expect, tuple) else [expect]))

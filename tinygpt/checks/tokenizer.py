@@ -51,11 +51,13 @@ def merge(answer):
     if got[:4] == [7, 50, 2, 8]:
         lost = "" if got[-1:] == [9] else " And the last id is lost."
         raise Finding(
-            f"The second half of each pair is still there: after a merge, continue after both ids.{lost}",
+            f"The second half of each pair is still there. Where does your loop go on after a merge?{lost}",
             color_tokens(map(str, got), marked=2),
         )
     _differ(answer, (ids, pair, 50), got, [7, 50, 8, 50, 9])
 
+    for ids in [1, 3, 2], [3, 2, 1]:
+        _differ(answer, (ids, (1, 2), 50), tried(ids, (1, 2), 50), ids)
     got = tried([1, 1, 1], (1, 1), 50)
     if got == [50, 50]:
         raise Finding(
@@ -110,6 +112,8 @@ def learn(answer):
             "same vocabulary from the same text."
         )
     (got,) = answers.pop() or [None]
+    if got is None:
+        raise Finding('In "bdaebc" it learned nothing. A pair that occurs once is a pair, too.')
     if got in [(98, 100), (98, 99)]:
         raise Finding(
             f"Of equally frequent pairs it takes the one that it met {'first' if got[1] == 100 else 'last'}. So the same words "
@@ -234,7 +238,7 @@ def encode(answer):
         if got == wrong:
             raise Finding(f'{diagnosis} This is what came out of "bcadca":', drawn(got))
     _differ(answer, (word, merges), got, right, shown)
-    long, others = list(b"adcacbacba"), {(98, 97): 256, (99, 256): 257, (256, 257): 258, (97, 99): 259, (99, 98): 260}
+    long, others = list(b"adcacbacba"), {(98, 97): 300, (99, 300): 310, (300, 310): 320, (97, 99): 330, (99, 98): 340}
     got = attempt(answer, long, others, expect=list)
     if got == _longest(long, others):
         raise Finding(
@@ -255,7 +259,7 @@ def encode(answer):
 @checks
 def stream(answer):
     "Exercise 4: decode bytes when they make whole characters, not token by token."
-    tokens = [b"light", b" ", b"\xf0\x9f", b"\x90\x9f", b"\xc3", b"\xa9", b"caf", b"caf\xc3"]
+    tokens = [b"light", b" ", b"\xf0\x9f", b"\x90\x9f", b"\xc3", b"\xa9", b"caf", b"caf\xc3", b"\xf0", b"\x9f"]
 
     def tried(*ids):
         "What came out, and how many ids had been taken when each part of it came."
@@ -271,7 +275,16 @@ def stream(answer):
             out = answer(feed(), tokens)
             return out if isinstance(out, str) or out is None else [(part, taken) for part in out]
 
-        got = attempt(collected if callable(answer) else answer, list(ids), tokens, expect=list)
+        try:
+            got = attempt(
+                collected if callable(answer) else answer, list(ids), tokens, expect=(list, str), give="yield"
+            )
+        except Finding as finding:
+            if "has no len()" in finding.verdict.message:
+                raise Finding("It asks how many ids there are. They come one at a time, so nobody knows yet.") from None
+            raise
+        if isinstance(got, str):
+            raise Finding("It returns one text. A generator is wanted, which yields text again and again.")
         if wrong := [part for part, _ in got if not isinstance(part, str)]:
             raise Finding(f"It yields {wrong[0]!r}, of type {type(wrong[0]).__name__}. Text (str) is wanted.")
         return got
@@ -290,7 +303,7 @@ def stream(answer):
         raise Finding(
             'Nothing came out before all ids were in. Whoever reads along wants "light" as soon as its id is there.'
         )
-    for ids in (6, 4, 5), (2, 3), (7, 5, 1, 0):
+    for ids in (6, 4, 5), (2, 3), (7, 5, 1, 0), (8, 9, 3):
         whole, cut = (
             b"".join(tokens[i] for i in ids).decode(),
             color_tokens([tokens[i] for i in ids], marked=0 if ids[0] != 6 else 1),
@@ -335,6 +348,11 @@ def stream(answer):
         raise Finding(
             f"Ids that end in the middle of a character gave {got!r}. What is left over at the end should show as �.",
             color_tokens([b"caf", b"\xc3"], marked=1),
+        )
+    if (got := text(7)) != "caf�":
+        raise Finding(
+            f"One token that ends in half a character gave {got!r}. Its whole characters are text, too.",
+            color_tokens([tokens[7]], marked=0),
         )
     if text():
         raise Finding("No ids at all should give no text.")
