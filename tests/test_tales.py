@@ -6,9 +6,12 @@ import math
 import os
 import random
 import re
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+from conftest import ROOT
 
 from tinygpt import tales
 from tinygpt.tales import Grammar, Step, logprob, read, spans, tale, the_grammar, write
@@ -153,3 +156,10 @@ def test_held_out_pairs_occur_nowhere_else():
     heldout_only = [tale(seed, heldout=True) for seed in range(300)]
     apart = [text for text in heldout_only if any(c.kind == "color" for c in next(read(the_grammar(), text, True)))]
     assert sum(logprob(text) == -math.inf for text in apart) > len(apart) / 2
+
+
+def test_the_tales_in_the_data_folder_are_made_again_by_the_command_beside_them():
+    readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    code = re.search(r'python -c "(.*?)" > data/tales-small.txt', readme)[1]
+    made = subprocess.run([sys.executable, "-X", "utf8", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert made == (ROOT / "data" / "tales-small.txt").read_text(encoding="utf-8")
