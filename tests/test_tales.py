@@ -95,7 +95,7 @@ def test_a_hundred_thousand_tales_are_read_in_exactly_one_way():
 def test_tales_are_the_same_everywhere():
     texts = "\n".join(tale(seed) for seed in range(1000)) + "\n".join(tale(seed, heldout=True) for seed in range(100))
     assert (
-        hashlib.sha256(texts.encode()).hexdigest() == "57ad1d5c81cf329741f95bde443a12c5435cc5592b419fff6632dd3bee619b81"
+        hashlib.sha256(texts.encode()).hexdigest() == "e6fe24b2b17d90c733efcf72892ceeda1e30b0fcc8eb1f428bb25895c4d7f5b1"
     )
 
 
