@@ -147,29 +147,17 @@ def learn(answer):
     return "The most frequent pair, of equals always the same one, counted anew after each merge."
 
 
-def _by_frequency(ids, merges):
+def _greedy(ids, merges, choose):
+    "Merge what `choose` picks of the pairs that are there, until none of them is a merge."
     while pairs := [pair for pair in zip(ids, ids[1:]) if pair in merges]:
-        best = max(pairs, key=pairs.count)
+        best = choose(pairs)
         ids = _merged(ids, best, merges[best])
-    return ids
-
-
-def _left_to_right(ids, merges):
-    while pairs := [pair for pair in zip(ids, ids[1:]) if pair in merges]:
-        ids = _merged(ids, pairs[0], merges[pairs[0]])
     return ids
 
 
 def _present_once(ids, merges):
     for pair in [pair for pair in merges if pair in list(zip(ids, ids[1:]))]:
         ids = _merged(ids, pair, merges[pair])
-    return ids
-
-
-def _newest_first(ids, merges):
-    while pairs := [pair for pair in zip(ids, ids[1:]) if pair in merges]:
-        best = max(pairs, key=merges.get)
-        ids = _merged(ids, best, merges[best])
     return ids
 
 
@@ -223,16 +211,19 @@ def encode(answer):
             "just made.",
         ),
         (
-            _by_frequency(word, merges),
+            _greedy(word, merges, lambda pairs: max(pairs, key=pairs.count)),
             "The pair that is most frequent in this text was merged first. Frequency counted while learning; "
             "now the order is fixed.",
         ),
         (
-            _left_to_right(word, merges),
+            _greedy(word, merges, lambda pairs: pairs[0]),
             "The first pair found from the left was merged first. The order in which the merges were learned "
             "decides, wherever the pair stands.",
         ),
-        (_newest_first(word, merges), "The merge learned last was applied first. It is the other way round."),
+        (
+            _greedy(word, merges, lambda pairs: max(pairs, key=merges.get)),
+            "The merge learned last was applied first. It is the other way round.",
+        ),
     ]
     for wrong, diagnosis in mistakes:
         if got == wrong:
