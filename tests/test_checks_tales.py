@@ -5,11 +5,33 @@ import math
 import pytest
 
 from tinygpt.checks import tales as check
+from tinygpt.tales import tokens_in
+
+
+def judged(judge):
+    "Shares of the places whose tokens this function finds right."
+    return lambda hits, edges, places: (
+        sum(judge([hits[i] for i in tokens_in(edges, *place)]) for place in places) / len(places)
+    )
+
+
+def tokens_inside(hits, edges, places):
+    "The mistake of leaving out a token that begins before its place."
+    within = [[i for i in range(len(hits)) if edges[i] >= a and edges[i + 1] <= b] for a, b in places]
+    return sum(all(hits[i] for i in tokens) for tokens in within) / len(places)
+
+
+def tokens_alike(hits, edges, places):
+    "The mistake of counting tokens."
+    found = [hits[i] for place in places for i in tokens_in(edges, *place)]
+    return sum(found) / len(found)
+
 
 RIGHT = {
     "surprise_of": lambda options: sum(math.log(n) for n in options),
     "bits_per_byte": lambda nats, text: nats / math.log(2) / len(text.encode()),
     "floor_of": lambda tales: sum(nats for nats, _ in tales) / sum(tokens for _, tokens in tales),
+    "share_right": judged(all),
 }
 MISTAKES = [
     ("surprise_of", lambda options: sum(math.log(1 / n) for n in options), "not negative"),
@@ -32,6 +54,14 @@ MISTAKES = [
     ("floor_of", lambda tales: sum(n for n, _ in tales), "of all tales together"),
     ("floor_of", lambda tales: math.exp(RIGHT["floor_of"](tales)), "perplexity"),
     ("floor_of", lambda tales: RIGHT["floor_of"](tales) / math.log(2), "Those are bits"),
+    ("share_right", judged(any), "half a name"),
+    ("share_right", tokens_alike, "Tokens were counted"),
+    ("share_right", judged(lambda found: found[0]), "Only the first"),
+    ("share_right", judged(lambda found: found[-1]), "Only the last"),
+    ("share_right", tokens_inside, "were left out"),
+    ("share_right", lambda hits, edges, places: sum(hits) / len(hits), "share of all tokens"),
+    ("share_right", lambda *given: judged(all)(*given) * len(given[2]), "how many places are right"),
+    ("share_right", lambda *given: judged(all)(*given) * len(given[2]) / len(given[0]), "divided by the number of tokens"),
 ]
 
 

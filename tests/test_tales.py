@@ -11,10 +11,25 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+import torch
 from conftest import ROOT
 
-from tinygpt import tales
-from tinygpt.tales import Grammar, Step, logprob, read, spans, tale, the_grammar, write
+from tinygpt import CharTokenizer, tales
+from tinygpt.tales import (
+    CHANCE,
+    Grammar,
+    Step,
+    answers,
+    chat,
+    logprob,
+    read,
+    skill_accuracy,
+    spans,
+    tale,
+    the_grammar,
+    the_tokenizer,
+    write,
+)
 
 SMALL = """
 girl: Ada Ida
@@ -77,11 +92,11 @@ def test_the_writer_writes_as_often_as_the_reader_says():
     assert abs(chi_square - freedom) < 5 * math.sqrt(2 * freedom)
 
 
-def ways_to_read(seeds):
-    "How many of these tales are read in exactly one way, and their words."
-    grammar, texts = the_grammar(), [tale(seed) for seed in seeds]
+def ways_to_read(seeds, start="Tale"):
+    "How many of these texts are read in exactly one way, and their words."
+    grammar, texts = the_grammar(), [{"Tale": tale, "Chat": chat}[start](seed) for seed in seeds]
     lengths = [len(text.split()) for text in texts]
-    return sum(len(list(read(grammar, text))) == 1 for text in texts), min(lengths), max(lengths)
+    return sum(len(list(read(grammar, text, start=start))) == 1 for text in texts), min(lengths), max(lengths)
 
 
 def test_a_hundred_thousand_tales_are_read_in_exactly_one_way():
@@ -92,18 +107,27 @@ def test_a_hundred_thousand_tales_are_read_in_exactly_one_way():
     assert min(shortest) >= 40 and max(longest) <= 120
 
 
+def test_conversations_are_read_in_exactly_one_way():
+    assert ways_to_read(range(5000), "Chat")[0] == 5000
+
+
+def test_a_whole_tale_or_conversation_fits_a_window():
+    tok = the_tokenizer()
+    longest = [max(len(tok.encode(make(seed), allowed_special="all")) for seed in range(4000)) for make in (tale, chat)]
+    assert max(longest) + 2 <= 256
+
+
 def test_tales_are_the_same_everywhere():
-    texts = "\n".join(tale(seed) for seed in range(1000)) + "\n".join(tale(seed, heldout=True) for seed in range(100))
-    assert (
-        hashlib.sha256(texts.encode()).hexdigest() == "e6fe24b2b17d90c733efcf72892ceeda1e30b0fcc8eb1f428bb25895c4d7f5b1"
-    )
+    texts = [*map(tale, range(1000)), *(tale(seed, heldout=True) for seed in range(100)), *map(chat, range(500))]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    assert digest == "PINNED"
 
 
 def test_the_grammar_is_whole():
     "Every rule and list is used, no word stands twice in a list, and none is the beginning of another."
     grammar = the_grammar()
     steps = [step for ways in grammar.rules.values() for _, line in ways for step in line]
-    assert {step.name for step in steps if step.kind == "rule"} | {"Tale"} == set(grammar.rules)
+    assert {step.name for step in steps if step.kind == "rule"} | {"Tale", "Chat"} == set(grammar.rules)
     assert {step.words for step in steps if step.kind == "pick"} - {"~"} == set(grammar.words)
     for name, words in grammar.words.items():
         assert len(set(words)) == len(words), name
@@ -137,7 +161,7 @@ def test_where_a_skill_is_needed_nothing_else_fits(heldout):
     found = dict.fromkeys(OTHERS, 0)
     for seed in range(150):
         text = tale(seed, heldout)
-        for start, end, skill in spans(text, heldout):
+        for start, end, skill in spans(text):
             found[skill] += 1
             for other in OTHERS[skill]:
                 if other.lower() != text[start:end].lower():
@@ -158,8 +182,107 @@ def test_held_out_pairs_occur_nowhere_else():
     assert sum(logprob(text) == -math.inf for text in apart) > len(apart) / 2
 
 
-def test_the_tales_in_the_data_folder_are_made_again_by_the_command_beside_them():
-    readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
-    code = re.search(r'python -c "(.*?)" > data/tales-small.txt', readme)[1]
+def test_the_answers_of_a_conversation():
+    text = chat(3)
+    assert "Lotte has eight black aprons" in text and "Mina, who is bored because the goat ate the curtains" in text
+    assert [(kind, text[start:end]) for start, end, kind in answers(text)] == [
+        ("correct", "So Lotte has ten black aprons."),
+        ("who", "Lotte."),
+        ("many", "Seven."),
+        ("why", "Because the goat ate the curtains."),
+        ("follow", "Behind a misty school."),
+    ]
+
+
+def test_every_answer_is_the_only_one():
+    known, turns = {}, []
+    for seed in range(1200):
+        text = chat(seed)
+        found = answers(text)
+        told = 1 if "<|end|>" in text and len(text.split("<|end|>")[0]) > 300 and len(found) == 1 else 0
+        assert len(found) == text.count("<|assistant|>") - told
+        turns.append(text.count("<|user|>"))
+        for start, end, kind in found:
+            assert text[:start].endswith("<|assistant|>") and text[end:].startswith(("<|end|>", "")[end == len(text)])
+            known.setdefault(kind, set()).add(text[start:end])
+            for other in random.Random(seed).sample(sorted(known[kind]), min(3, len(known[kind]))):
+                if other != text[start:end]:
+                    assert logprob(text[:start] + other + text[end:]) == -math.inf
+        assert math.isfinite(logprob(text))
+    assert set(known) == {"who", "where", "color", "many", "why", "retell", "correct", "follow", "what"}
+    assert min(map(len, known.values())) >= 8 and sum(turns) / len(turns) > 3
+
+
+def test_the_shared_tokenizer():
+    from transformers import AutoTokenizer
+
+    tok = the_tokenizer()
+    assert tok.to_json() == tales.train_tokenizer().to_json()
+    assert tok.vocab_size == 1024 and tok.special_tokens == {"<|end|>": 1021, "<|user|>": 1022, "<|assistant|>": 1023}
+    other = AutoTokenizer.from_pretrained(ROOT / "tinygpt" / "vocabulary")
+    for text in [tale(5), chat(5), "Größe: 12 €"]:
+        ids = tok.encode(text, allowed_special="all")
+        assert ids == other(text)["input_ids"] and tok.decode(ids) == text
+    assert not {1021, 1022, 1023} & set(tok.encode(chat(5)))
+
+
+def knowing(tok, texts, wrong=()):
+    "A model that knows these texts by heart, but errs at the tokens of these (text, start, end)."
+    rows = {}
+    for text in texts:
+        ids = tok.encode(text)
+        rows[len(ids), tuple(ids[:60])] = list(ids)
+        edges = [0, *itertools.accumulate(len(tok.decode([i])) for i in ids)]
+        for other, start, end in wrong:
+            if other == text:
+                last = tales.tokens_in(edges, start, end)[-1]
+                rows[len(ids), tuple(ids[:60])][last] = (ids[last] + 1) % tok.vocab_size
+
+    def model(ids):
+        (row,) = ids.tolist()
+        next_ids = rows[len(row), tuple(row[1:61])]
+        return torch.nn.functional.one_hot(torch.tensor([next_ids]), tok.vocab_size).float()
+
+    return model
+
+
+def test_the_probe_looks_just_where_a_skill_is_needed():
+    texts = [tale(seed, heldout=True) for seed in range(40)]
+    tok = CharTokenizer.train(texts)
+    assert set(skill_accuracy(knowing(the_tokenizer(), texts), the_tokenizer(), texts).values()) == {1.0}
+    assert set(skill_accuracy(knowing(tok, texts), tok, texts).values()) == {1.0}
+    for skill in CHANCE:
+        places = [(text, start, end) for text in texts for start, end, kind in spans(text) if kind == skill]
+        found = skill_accuracy(knowing(tok, texts, places), tok, texts)
+        assert found == {**dict.fromkeys(CHANCE, 1.0), skill: 0.0}
+        half = skill_accuracy(knowing(tok, texts, places[::2]), tok, texts)
+        assert half[skill] == len(places) // 2 / len(places)
+
+
+def test_chance_is_that_of_a_guess_from_the_list():
+    words = the_grammar().words
+    assert len(words["girl"]) == len(words["boy"]) == 1 / CHANCE["name"]
+    assert 1 / CHANCE["color"] == len(words["color"]) and 1 / CHANCE["count"] == len(words["number"])
+
+
+def test_one_who_counts_pairs_has_no_skills():
+    tok = the_tokenizer()
+    counts = torch.zeros(1024, 1024)
+    for seed in range(1000):
+        ids = torch.tensor(tok.encode(tale(seed)))
+        counts.index_put_((ids[:-1], ids[1:]), torch.tensor(1.0), accumulate=True)
+    found = skill_accuracy(counts.__getitem__, tok, (tale(seed, heldout=True) for seed in range(100)))
+    assert all(share <= CHANCE[skill] + 0.05 for skill, share in found.items())
+
+
+FILES = re.findall(r'python -c "(.*?)" > data/([\w-]+\.txt)', (ROOT / "data" / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("code, name", FILES, ids=lambda value: value if value.endswith(".txt") else "")
+def test_each_text_in_the_data_folder_is_made_again_by_the_command_beside_it(code, name):
     made = subprocess.run([sys.executable, "-X", "utf8", "-c", code], capture_output=True, text=True, check=True).stdout
-    assert made == (ROOT / "data" / "tales-small.txt").read_text(encoding="utf-8")
+    assert made == (ROOT / "data" / name).read_text(encoding="utf-8")
+
+
+def test_no_text_in_the_data_folder_lacks_its_command():
+    assert {name for _, name in FILES} == {path.name for path in (ROOT / "data").glob("*.txt")}

@@ -3,6 +3,7 @@
 import math
 
 from tinygpt.checks import Finding, attempt, call, checks
+from tinygpt.tales import tokens_in
 
 
 def _near(a: float, b: float) -> bool:
@@ -86,3 +87,33 @@ def floor_of(answer):
     ]
     _diagnose(answer, (tales,), 160 / 200, mistakes, "the floor of these tales")
     return "Every token counts the same, whichever tale it is from."
+
+
+@checks
+def share_right(answer):
+    "Exercise 4: a place is right if all of its tokens are."
+    hits = [False, True, True, True, False, False, True, False, False]
+    edges = [0, 3, 7, 12, 15, 20, 25, 31, 34, 37]
+    places = [(2, 6), (4, 9), (15, 21), (22, 27), (28, 33), (32, 34)]
+    held = [tokens_in(edges, *place) for place in places]
+    inside = [[i for i in tokens if edges[i] >= start and edges[i + 1] <= end] for tokens, (start, end) in zip(held, places)]
+
+    def share(right) -> float:
+        return sum(right) / len(places)
+
+    def by(judge, tokens=held) -> float:
+        return share([judge([hits[i] for i in found]) for found in tokens])
+
+    flat = [hits[i] for tokens in held for i in tokens]
+    mistakes = [
+        (by(any), "A place was counted where only some of its tokens are right: half a name is not a name."),
+        (sum(flat) / len(flat), "Tokens were counted. A place of three tokens counts once, like a place of one."),
+        (by(lambda found: found[0]), "Only the first token of each place was looked at."),
+        (by(lambda found: found[-1]), "Only the last token of each place was looked at."),
+        (by(all, inside), "Tokens that reach beyond a place were left out, and so a place may have no token at all."),
+        (sum(hits) / len(hits), "That is the share of all tokens, wherever they stand."),
+        (by(all) * len(places), "That is how many places are right. Which share of them is it?"),
+        (by(all) * len(places) / len(hits), "The right places were divided by the number of tokens."),
+    ]
+    _diagnose(answer, (hits, edges, places), by(all), mistakes, "the share of places that are right")
+    return "A skill counts where it is needed, and only whole."
