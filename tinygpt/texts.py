@@ -1,0 +1,194 @@
+"""Texts from the network and on disk: downloaded once, found in folders, and read piece by piece, however large."""
+
+import codecs
+import difflib
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import responses
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+SUFFIXES = (".txt", ".md", ".text", ".txt.gz", ".md.gz", ".text.gz")  # what a folder's text files end in
+
+SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+TINYSTORIES = {
+    "repo_type": "dataset",
+    "repo_id": "roneneldan/TinyStories",
+    "revision": "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
+}
+
+
+def cache_folder() -> Path:
+    "Where downloads are kept: the folder that TINYGPT_CACHE names, or else the user's own cache."
+    import pooch
+
+    return Path(os.environ.get("TINYGPT_CACHE") or pooch.os_cache("tinygpt")).expanduser()
+
+
+def shakespeare() -> Path:
+    "The 1.1 MB of tinyshakespeare, downloaded once."
+    return download(SHAKESPEARE, SHAKESPEARE_SHA256, "tinyshakespeare.txt")
+
+
+def tinystories() -> dict[str, Path]:
+    "The 2.3 GB of TinyStories in their second version, downloaded once; <|endoftext|> stands between two stories."
+    return {"train": hub_file("TinyStoriesV2-GPT4-train.txt"), "val": hub_file("TinyStoriesV2-GPT4-valid.txt")}
+
+
+def download(url: str, sha256: str, name: str, timeout: float = 30, retries: int = 2) -> Path:
+    "A file of the cache, downloaded if it is not there or is not what it should be."
+    import pooch
+    from tqdm import tqdm
+
+    def fetch(url: str, draft: str, _):
+        with tqdm(total=1, desc=name, unit="B", unit_scale=True) as bar:  # 1: pooch tests the bar, then sets its total
+            pooch.HTTPDownloader(progressbar=bar, timeout=timeout)(url, draft, None)
+        os.chmod(draft, 0o644)  # pooch makes its drafts for one user alone, but a whole class may share a cache
+
+    folder = cache_folder()
+    with _explained(url, folder / name):
+        cache = pooch.create(folder, "", registry={name: sha256}, urls={name: url}, retry_if_failed=retries)
+        return Path(cache.fetch(name, downloader=fetch))
+
+
+def hub_file(name: str) -> Path:
+    "A file of TinyStories: one that was put into the cache by hand, or else the hub's, downloaded once."
+    import huggingface_hub as hub
+
+    folder = cache_folder()
+    if (by_hand := folder / name).is_file():
+        return by_hand
+    file = TINYSTORIES | {"filename": name}
+    url = hub.hf_hub_url(**file)
+    with _explained(url, by_hand):
+        if not hub.try_to_load_from_cache(**file, cache_dir=folder):
+            hub.get_hf_file_metadata(url)  # without a network this fails soon; the next line would try for minutes
+        return Path(hub.hf_hub_download(**file, cache_dir=folder))
+
+
+@contextmanager
+def _explained(url: str, path: Path):
+    "Say in one sentence why a download failed, and what to do instead."
+    try:
+        yield
+    except Exception as error:  # what pooch, requests, the hub and its transports raise has no class in common
+        causes = [error]
+        while below := [e for e in (causes[-1].__cause__, *causes[-1].args) if isinstance(e, Exception)]:
+            causes.append(below[0])
+        root, tales = causes[-1], 'use corpus("tales"), which needs no network'
+        if isinstance(error, PermissionError) or getattr(error, "errno", None):
+            why = f"{path.name} cannot be kept in {path.parent} ({root.strerror or root})"
+            raise OSError(f"{why}; name a folder that you may write to in TINYGPT_CACHE, or {tales}") from None
+        kind, status = OSError, [e.response.status_code for e in causes if getattr(e, "response", None) is not None]
+        detail = re.split(r"\.\s", str(root))[0]
+        if status:
+            reason = f"the server answers {status[0]} {responses.get(status[0], '')}".rstrip()
+        elif isinstance(root, ConnectionError | TimeoutError) or getattr(root, "errno", None):
+            reason = f"the network or {urlsplit(url).hostname} cannot be reached ({detail})"
+        elif isinstance(error, ValueError):
+            kind, reason = ValueError, "what it sends is another file (its SHA-256 is wrong), perhaps a log-in page"
+        else:
+            reason = f"the transfer failed ({detail})"
+        why = f"{path.name} could not be downloaded from {url}: {reason}"
+        raise kind(f"{why}; put that file at {path}, or {tales}") from None
+
+
+def text_files(path: str | Path) -> list[Path]:
+    "The file itself, or the text files of a folder and its subfolders, sorted; hidden and linked folders are left out."
+    path = Path(path).expanduser()
+    try:
+        path.stat()
+    except FileNotFoundError:
+        meant = f"; did you mean {' or '.join(near)}?" if (near := _near(path)) else ""
+        raise FileNotFoundError(f"there is no file or folder {path}{meant}") from None
+    if not path.is_dir():
+        return [path]
+
+    def fail(error: OSError):
+        raise error
+
+    files = []
+    for folder, inner, names in os.walk(path, onerror=fail):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        texts = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        files += [file for file in (Path(folder, name) for name in texts) if file.is_file()]
+    if not files:
+        raise FileNotFoundError(f"{path} holds no text: no file in it ends in {', '.join(SUFFIXES)}")
+    return sorted(files)
+
+
+def _near(path: Path) -> list[str]:
+    "What stands where the first missing part of a path was looked for, and has a name like it."
+    for missing, folder in zip((path, *path.parents), path.parents):
+        if folder.is_dir():
+            names = [name for name in os.listdir(folder) if name != missing.name]
+            return [str(folder / name) for name in difflib.get_close_matches(missing.name, names)]
+    return []
+
+
+def text_size(path: str | Path) -> int:
+    "How many bytes a file has, once unpacked."
+    with _opened(Path(path)) as file:
+        return file.seek(0, os.SEEK_END)
+
+
+def read_text(path: str | Path, start: int = 0, stop: int | None = None, piece: int = 1 << 20) -> Iterator[str]:
+    """The characters of a file that begin at byte `start` or later and before byte `stop`, about `piece` bytes at a time.
+
+    Bytes are counted once unpacked. Where one range stops, the next may start: no character is lost or met twice.
+    Line ends stay as they are; a byte order mark at the start is no part of the text.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        if file.read(3) == codecs.BOM_UTF8:
+            start = max(start, 3)
+        at = file.seek(max(start - 3, 0))  # a character that `start` is inside of begins here or later
+        before = file.read(start - at)
+        half = before[codecs.utf_8_decode(before, "ignore")[1] :]
+        at, inside = at + len(before), bool(half)
+        while True:
+            more = file.read(piece if stop is None else min(piece, max(stop - at, 1 if half else 0)))
+            at, data = at + len(more), half + more
+            try:
+                text, used = codecs.utf_8_decode(data, "strict", not more)
+            except UnicodeDecodeError as error:
+                raise ValueError(_not_utf8(path, error, at - len(data) + error.start)) from None
+            half = data[used:]
+            if text[inside:]:
+                yield text[inside:]
+            inside = inside and not text
+            if not more:
+                return
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError, at: int) -> str:
+    "What is wrong with a text, where, and what to do about it."
+    if at == 0 and error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return f"{path} is UTF-16, not UTF-8: save it as UTF-8 in an editor, or with iconv -f UTF-16 -t UTF-8"
+    where = f"byte {at}{' of what is packed in it' if _packed(path) else ''}"
+    return (
+        f"{path} is not UTF-8: {error.reason} at {where} (0x{error.object[error.start]:02x}); "
+        "if it is text in another encoding, save it as UTF-8"
+    )
+
+
+def _packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    "Open a file for its bytes, unpacking a .gz on the fly, and name it if it is damaged."
+    try:
+        if _packed(path) and path.stat().st_size == 0:
+            raise EOFError("it is empty")
+        with (gzip.open if _packed(path) else open)(path, "rb") as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged, or no gzip file: {error}") from None
