@@ -134,8 +134,42 @@ def tokenizer_memory():
     subprocess.run([sys.executable, "-c", MEMORY], check=True)
 
 
+DATA_MEMORY = """
+import random, resource, sys, tempfile, time
+from pathlib import Path
+import tinygpt
+from tinygpt.data import Windows, corpus, encode_corpus
+megabytes, rng, letters = int(sys.argv[1]), random.Random(0), "etaoinshrdlu"
+words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(200_000)]
+weights = [1 / (i + 10) for i in range(len(words))]
+page = lambda: " ".join(rng.choices(words, weights, k=15_000)).replace("e e", "e.\\n") + "\\n"
+def peak(who): return f"{resource.getrusage(who).ru_maxrss / 1024:4.0f} MB"
+def peaks(): return f"peak of this process {peak(resource.RUSAGE_SELF)}, of its largest helper {peak(resource.RUSAGE_CHILDREN)}"
+with tempfile.TemporaryDirectory() as folder:
+    with open(f"{folder}/large.txt", "w", encoding="utf-8") as file:
+        pages = [page() for _ in range(40)]
+        while file.tell() < megabytes * 1e6: file.write(rng.choice(pages))
+    tok = tinygpt.BPETokenizer.train(pages[:5], 4096)
+    del words, weights, pages
+    print(f"{megabytes:5} MB: before {peaks()}")
+    start = time.perf_counter()
+    tokens = encode_corpus(corpus(f"{folder}/large.txt").train, tok, folder)
+    took = time.perf_counter() - start
+    print(f"          encoded {len(tokens):,} tokens in {took:.0f} s: {peaks()}")
+    windows = Windows(tokens, block_size=256, batch_size=32)
+    for step in range(2000): windows[step]
+    print(f"          after 2000 batches: {peaks()}")
+"""
+
+
+def data_memory():
+    "Peak memory while texts of 250 MB, 500 MB and 1 GB are encoded on all cores, and batches drawn from them: it stays flat."
+    for megabytes in 250, 500, 1000:
+        subprocess.run([sys.executable, "-c", DATA_MEMORY, str(megabytes)], check=True)
+
+
 if __name__ == "__main__":
-    benches = {f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory)}
+    benches = {f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory, data_memory)}
     if len(sys.argv) != 2 or sys.argv[1] not in benches:
         sys.exit(
             "python -m tests.bench NAME, where NAME is one of\n"

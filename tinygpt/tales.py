@@ -278,7 +278,10 @@ def skill_accuracy(
     "How often a model is right where a skill is needed."
     right, places = dict.fromkeys(CHANCE, 0), dict.fromkeys(CHANCE, 0)
     device = next(model.parameters()).device if isinstance(model, torch.nn.Module) else "cpu"
-    for text in islice(getattr(corpus, "heldout", corpus), n):
+    heldout, learning = getattr(corpus, "heldout", None), getattr(model, "training", False)
+    if learning:
+        model.eval()     # dropout would spoil the answers
+    for text in islice(corpus if heldout is None else heldout, n):
         ids = tok.encode(text)
         first = getattr(tok, "special_tokens", {}).get("<|end|>", ids[0])
         edges = [0, *accumulate(len(tok.decode([i])) for i in ids)]
@@ -287,4 +290,8 @@ def skill_accuracy(
         for start, end, skill in spans(text):
             right[skill] += bool(hits[tokens_in(edges, start, end)].all())
             places[skill] += 1
-    return {skill: right[skill] / max(1, places[skill]) for skill in CHANCE}
+    if learning:
+        model.train()
+    if not any(places.values()):
+        raise ValueError("no skill is needed in these texts: give tales, such as corpus('tales')")
+    return {skill: right[skill] / places[skill] for skill in CHANCE if places[skill]}
