@@ -26,9 +26,9 @@ TINYSTORIES = {
 
 def cache_folder() -> Path:
     "Where downloads are kept: the folder that TINYGPT_CACHE names, or else the user's own cache."
-    import pooch
+    from platformdirs import user_cache_dir
 
-    return Path(os.environ.get("TINYGPT_CACHE") or pooch.os_cache("tinygpt")).expanduser()
+    return Path(os.environ.get("TINYGPT_CACHE") or user_cache_dir("tinygpt", appauthor=False)).expanduser()
 
 
 def shakespeare() -> Path:
