@@ -120,7 +120,7 @@ def test_a_whole_tale_or_conversation_fits_a_window():
 def test_tales_are_the_same_everywhere():
     texts = [*map(tale, range(1000)), *(tale(seed, heldout=True) for seed in range(100)), *map(chat, range(500))]
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    assert digest == "PINNED"
+    assert digest == "0996cbb46b8a271dfb4113a8a38555673319eb73f90be6c79a63e0b7f4ef493c"
 
 
 def test_the_grammar_is_whole():

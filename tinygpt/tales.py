@@ -100,7 +100,7 @@ class Grammar:
 SHE = {"he": "she", "him": "her", "his": "her", "himself": "herself"}
 COUNT = "two three four five six seven eight nine ten eleven".split()
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
-MADE_UP = regex.compile(f"(?i:{'|'.join(SYLLABLES)}){{3}}")
+MADE_UP = regex.compile(f"(?i:{'|'.join(SYLLABLES)}){{2}}")
 
 def with_article(word: str, article: str) -> str:
     "A hat, an owl."
@@ -138,7 +138,7 @@ def write(grammar: Grammar, rng: random.Random, heldout: bool = False, start: st
             text += spoken(step, said)
         else:
             words = SYLLABLES if step.words == "~" else grammar.allowed(step, said, heldout)
-            picked = [words[int(rng.random() * len(words))] for _ in range(3 if step.words == "~" else 1)]
+            picked = [words[int(rng.random() * len(words))] for _ in range(2 if step.words == "~" else 1)]
             word = "".join(picked).capitalize() if step.words == "~" else picked[0]
             said[step.name] = step.words, word
             text += with_article(word, step.article)
@@ -172,7 +172,7 @@ def match_pick(grammar: Grammar, step: Step, said: dict, text: str, at: int, hel
     if not found or not text.startswith(with_article(found[0], step.article), at):
         return None
     if step.words == "~":
-        return Choice(start, found.end(), "~", -3 * math.log(len(SYLLABLES)))
+        return Choice(start, found.end(), "~", -2 * math.log(len(SYLLABLES)))
     words = grammar.allowed(step, said, heldout)
     return Choice(start, found.end(), step.words, -math.log(len(words))) if found[0] in words else None
 
@@ -266,7 +266,7 @@ def tokens_in(edges: list[int], start: int, end: int) -> list[int]:
 
 # %% ../nbs/02_tales.ipynb #skill-accuracy-export
 CHANCE = {"name": 1 / 16, "pronoun": 1 / 2, "color": 1 / 14, "count": 1 / 8,
-          "copy": 1 / len(SYLLABLES) ** 3, "quote": 1 / 2}     # of somebody who guesses
+          "copy": 1 / len(SYLLABLES) ** 2, "quote": 1 / 2}     # of somebody who guesses
 
 @torch.no_grad()
 def skill_accuracy(

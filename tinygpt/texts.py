@@ -28,7 +28,7 @@ def cache_folder() -> Path:
     "Where downloads are kept: the folder that TINYGPT_CACHE names, or else the user's own cache."
     from platformdirs import user_cache_dir
 
-    return Path(os.environ.get("TINYGPT_CACHE") or user_cache_dir("tinygpt", appauthor=False)).expanduser()
+    return Path(os.environ.get("TINYGPT_CACHE") or user_cache_dir("tinygpt")).expanduser()
 
 
 def shakespeare() -> Path:
