@@ -168,8 +168,42 @@ def data_memory():
         subprocess.run([sys.executable, "-c", DATA_MEMORY, str(megabytes)], check=True)
 
 
+def tales():
+    "The floor, what counting reaches, and what a transformer of a million parameters reaches after two and six minutes."
+    import torch
+
+    from tests.small_gpt import SmallGPT, train
+    from tinygpt import Windows, corpus, encode_corpus, evaluate, in_order, logprob, perplexity, skill_accuracy
+    from tinygpt.baseline import bigram, count_pairs
+    from tinygpt.data import Seeded
+    from tinygpt.tales import CHANCE, tale, the_tokenizer
+
+    text, tok = corpus("tales"), the_tokenizer()
+    learn, test = encode_corpus(text.train, tok), encode_corpus(text.val, tok)
+    plenty = encode_corpus(Seeded(tale, range(40_000)), tok)
+    batches, n_bytes = in_order(test, 256, 32), sum(len(one.encode()) for one in text.val)
+    nats = -sum(map(logprob, text.val))
+    floor = nats / (len(test) - 1)
+    print(f"floor: {floor:.4f} nats a token, perplexity {perplexity(floor):.3f}, {nats / n_bytes / 0.693147:.4f} bits a byte")
+    print(f"{'':28} gap to it   " + "  ".join(f"{skill:>7}" for skill in CHANCE))
+    print(f"{'a guess':40} " + "  ".join(f"{chance:7.1%}" for chance in CHANCE.values()))
+
+    def report(name: str, model):
+        skills = skill_accuracy(model, tok, text)
+        gap = evaluate(model, batches) - floor
+        print(f"{name:28} {gap:9.4f}   " + "  ".join(f"{skills[skill]:7.1%}" for skill in CHANCE), flush=True)
+
+    report("counted bigram", bigram(count_pairs(learn.ids, tok.vocab_size)))
+    for seconds, tokens in (120, learn), (120, plenty), (360, plenty):
+        torch.manual_seed(0)
+        model = SmallGPT(tok.vocab_size)
+        seen = train(model, Windows(tokens, 256, 8), seconds)
+        report(f"{seconds} s, {seen / 1e6:.1f} of {len(tokens) / 1e6:.1f} M tokens", model)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, torch {torch.__version__}")
+
+
 if __name__ == "__main__":
-    benches = {f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory, data_memory)}
+    benches = {f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory, data_memory, tales)}
     if len(sys.argv) != 2 or sys.argv[1] not in benches:
         sys.exit(
             "python -m tests.bench NAME, where NAME is one of\n"
