@@ -169,7 +169,7 @@ def data_memory():
 
 
 def tales():
-    "The floor, what counting reaches, and what a transformer of a million parameters reaches after two and six minutes."
+    "The floor, what counting reaches, and what a transformer of a million parameters reaches after two and five minutes."
     import torch
 
     from tests.small_gpt import SmallGPT, train
@@ -194,7 +194,7 @@ def tales():
         print(f"{name:28} {gap:9.4f}   " + "  ".join(f"{skills[skill]:7.1%}" for skill in CHANCE), flush=True)
 
     report("counted bigram", bigram(count_pairs(learn.ids, tok.vocab_size)))
-    for seconds, tokens in (120, learn), (120, plenty), (360, plenty):
+    for seconds, tokens in (120, learn), (300, learn), (300, plenty):
         torch.manual_seed(0)
         model = SmallGPT(tok.vocab_size)
         seen = train(model, Windows(tokens, 256, 8), seconds)

@@ -120,7 +120,7 @@ def test_a_whole_tale_or_conversation_fits_a_window():
 def test_tales_are_the_same_everywhere():
     texts = [*map(tale, range(1000)), *(tale(seed, heldout=True) for seed in range(100)), *map(chat, range(500))]
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    assert digest == "0996cbb46b8a271dfb4113a8a38555673319eb73f90be6c79a63e0b7f4ef493c"
+    assert digest == "f9dd18da0eb7730daeb70477f406e76536f0780f4a5a1e0b1c0782bdf10e9de7"
 
 
 def test_the_grammar_is_whole():
@@ -184,7 +184,7 @@ def test_held_out_pairs_occur_nowhere_else():
 
 def test_the_answers_of_a_conversation():
     text = chat(3)
-    assert "Lotte has eight black aprons" in text and "Mina, who is bored because the goat ate the curtains" in text
+    assert "Lotte has eight black aprons" in text and "Martha, who is bored because the goat ate the curtains" in text
     assert [(kind, text[start:end]) for start, end, kind in answers(text)] == [
         ("correct", "So Lotte has ten black aprons."),
         ("who", "Lotte."),

@@ -108,8 +108,8 @@ def cross_entropy_of(answer):
     got = _number(answer, *args)
     if not math.isfinite(got):
         raise Finding(
-            f"{call(answer, *args)} returned {got}: e to the power of 1000 is too large for a float. "
-            "The same number subtracted from all logits of a row changes no chance."
+            f"{call(answer, *args)} returned {got}: e to the power of 1000 is too large for a float, and e to the power "
+            "of -1000 is 0. Subtract from each row its own largest logit, which changes no chance."
         )
     _diagnose(answer, args, got, (1000 + math.log(2)) / 2, [], "the loss for large logits, which is 500.3")
     return "Stable, natural, averaged over what counts: that is the loss of every model in this course."
