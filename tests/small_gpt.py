@@ -42,8 +42,8 @@ class SmallGPT(nn.Module):
         super().__init__()
         self.embed, self.norm = nn.Embedding(vocab_size, n_embd), nn.RMSNorm(n_embd)
         self.blocks = nn.ModuleList(Block(n_embd, n_head, n_hidden) for _ in range(n_layer))
-        nn.init.normal_(self.embed.weight)  # so large that the blocks do not drown which token it is
-        nn.init.constant_(self.norm.weight, 0.05)  # and the logits are small all the same
+        nn.init.normal_(self.embed.weight, std=2)  # so large that the blocks do not drown which token it is
+        nn.init.constant_(self.norm.weight, 0.025)  # and the logits are small all the same
         size = n_embd // n_head
         angles = torch.arange(1024)[:, None] * 1e6 ** (-torch.arange(0, size, 2) / size)
         self.register_buffer("angles", torch.stack([angles.cos(), angles.sin()]))
@@ -90,7 +90,7 @@ def train(model: SmallGPT, windows, seconds: float, lr: float = 0.012) -> int:
     tables = [p for p in model.parameters() if p is model.embed.weight]
     gains = [p for p in model.parameters() if p.ndim == 1]
     muon = Muon(model.blocks, lr)
-    adam = torch.optim.Adam([{"params": tables, "lr": 0.015}, {"params": gains, "lr": 0.01}], betas=(0.9, 0.98))
+    adam = torch.optim.Adam([{"params": tables, "lr": 0.03}, {"params": gains, "lr": 0.01}], betas=(0.9, 0.98))
     rates = [group["lr"] for group in adam.param_groups]
     start, step, tokens = perf_counter(), 0, 0
     while (done := (perf_counter() - start) / seconds) < 1:
