@@ -173,7 +173,17 @@ def tales():
     import torch
 
     from tests.small_gpt import SmallGPT, train
-    from tinygpt import Windows, corpus, encode_corpus, evaluate, in_order, logprob, perplexity, skill_accuracy
+    from tinygpt import (
+        Windows,
+        bits_per_byte,
+        corpus,
+        encode_corpus,
+        evaluate,
+        in_order,
+        logprob,
+        perplexity,
+        skill_accuracy,
+    )
     from tinygpt.baseline import bigram, count_pairs
     from tinygpt.data import Seeded
     from tinygpt.tales import CHANCE, tale, the_tokenizer
@@ -184,7 +194,9 @@ def tales():
     batches, n_bytes = in_order(test, 256, 32), sum(len(one.encode()) for one in text.val)
     nats = -sum(map(logprob, text.val))
     floor = nats / (len(test) - 1)
-    print(f"floor: {floor:.4f} nats a token, perplexity {perplexity(floor):.3f}, {nats / n_bytes / 0.693147:.4f} bits a byte")
+    print(
+        f"floor: {floor:.4f} nats a token, perplexity {perplexity(floor):.3f}, {bits_per_byte(nats, n_bytes):.4f} bits a byte"
+    )
     print(f"{'':28} gap to it   " + "  ".join(f"{skill:>7}" for skill in CHANCE))
     print(f"{'a guess':40} " + "  ".join(f"{chance:7.1%}" for chance in CHANCE.values()))
 

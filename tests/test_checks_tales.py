@@ -61,7 +61,11 @@ MISTAKES = [
     ("share_right", tokens_inside, "were left out"),
     ("share_right", lambda hits, edges, places: sum(hits) / len(hits), "share of all tokens"),
     ("share_right", lambda *given: judged(all)(*given) * len(given[2]), "how many places are right"),
-    ("share_right", lambda *given: judged(all)(*given) * len(given[2]) / len(given[0]), "divided by the number of tokens"),
+    (
+        "share_right",
+        lambda *given: judged(all)(*given) * len(given[2]) / len(given[0]),
+        "divided by the number of tokens",
+    ),
 ]
 
 

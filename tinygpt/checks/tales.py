@@ -96,7 +96,9 @@ def share_right(answer):
     edges = [0, 3, 7, 12, 15, 20, 25, 31, 34, 37]
     places = [(2, 6), (4, 9), (15, 21), (22, 27), (28, 33), (32, 34)]
     held = [tokens_in(edges, *place) for place in places]
-    inside = [[i for i in tokens if edges[i] >= start and edges[i + 1] <= end] for tokens, (start, end) in zip(held, places)]
+    inside = [
+        [i for i in tokens if edges[i] >= start and edges[i + 1] <= end] for tokens, (start, end) in zip(held, places)
+    ]
 
     def share(right) -> float:
         return sum(right) / len(places)
