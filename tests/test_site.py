@@ -141,7 +141,7 @@ def brightness(page):
     return max(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
 
 
-@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+@pytest.mark.parametrize("scheme, width", [("light", 1280), ("light", 1100), ("dark", 390)])
 def test_every_page_is_whole(site, visit, scheme, width):
     for path in sorted(site.rglob("*.html")):
         name = path.relative_to(site).as_posix()

@@ -139,7 +139,7 @@ def text_size(path: str | Path) -> int:
 
 
 def read_text(path: str | Path, start: int = 0, stop: int | None = None, piece: int = 1 << 20) -> Iterator[str]:
-    """The characters of a file that begin at byte `start` or later and before byte `stop`, about `piece` bytes at a time.
+    """The characters of a file that begin at byte `start` or later and before `stop`, about `piece` bytes at a time.
 
     Bytes are counted once unpacked. Where one range stops, the next may start: no character is lost or met twice.
     Line ends stay as they are; a byte order mark at the start is no part of the text.
