@@ -1,60 +1,14 @@
 """Checks for chapter 04: each typical mistake has a diagnosis of its own."""
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from tinygpt.checks import Finding, attempt, call, checks
+from tinygpt.checks import Finding, call, checks
+from tinygpt.checks.tensors import diagnose, number, of_tensors, same, tensor
 from tinygpt.pictures import Picture, table
-
-NUMBER = int, float, Tensor
-
-
-def _of_tensors(answer):
-    "The same function, called with lists, of which it gets tensors: so that a message can show what was given."
-    if not callable(answer):
-        return answer
-
-    @functools.wraps(answer)
-    def with_tensors(*args):
-        return answer(*(torch.tensor(arg) if isinstance(arg, list) else arg for arg in args))
-
-    return with_tensors
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6, equal_nan=True)
-
-
-def _number(answer, *args) -> float:
-    "What the answer returns, as one number."
-    got = attempt(answer, *args, expect=NUMBER)
-    if isinstance(got, Tensor) and got.numel() != 1:
-        raise Finding(f"{call(answer, *args)} returned a tensor of shape {tuple(got.shape)}. One number is wanted.")
-    return float(got)
-
-
-def _matrix(answer, *args, shape: tuple[int, int]) -> Tensor:
-    "What the answer returns, as a tensor of this shape."
-    got = attempt(answer, *args, expect=Tensor).detach()
-    if got.shape != shape:
-        raise Finding(f"{call(answer, *args)} returned a tensor of shape {tuple(got.shape)}, not {shape}.")
-    return got
-
-
-def _diagnose(answer, args: tuple, got, right, mistakes: list, what: str, picture: Picture | None = None):
-    "Compare a result with what typical mistakes would give."
-    got, right = torch.as_tensor(got), torch.as_tensor(right)
-    if _same(got, right):
-        return
-    shown = f"{call(answer, *args)} returned {got.item():.4g}. " if got.numel() == 1 else ""
-    for wrong, diagnosis in mistakes:
-        if _same(got, torch.as_tensor(wrong)):
-            raise Finding(shown + diagnosis, picture)
-    raise Finding(f"{shown}That is not {what}.", picture)
 
 
 def _rows(got: Tensor, right: Tensor, names: tuple[str, str]) -> Picture:
@@ -62,14 +16,14 @@ def _rows(got: Tensor, right: Tensor, names: tuple[str, str]) -> Picture:
     lines = [["row", *names, ""]]
     for i, (a, b) in enumerate(zip(got, right)):
         numbers = [" ".join(f"{x:.2f}" for x in row.tolist()) for row in (a, b)]
-        lines.append([str(i), *numbers, "" if _same(a, b) else "differs"])
+        lines.append([str(i), *numbers, "" if same(a, b) else "differs"])
     return table(lines)
 
 
 @checks
 def cross_entropy_of(answer):
     "Exercise 1: stable, over the right places, with the mask."
-    answer = _of_tensors(answer)
+    answer = of_tensors(answer)
     logits = [[2.0, 0.0, 1.0], [0.0, 1.0, 3.0], [1.5, 1.0, 0.0], [-1.0, 2.0, 0.5]]
     targets, mask = [1, 2, 0, 2], [True, True, True, False]
     args = logits, targets, mask
@@ -103,15 +57,15 @@ def cross_entropy_of(answer):
         (-logp[m].mean(), "That is the average over all ids. Only the one that came counts, in each row."),
         (right.exp(), "That is the perplexity. The loss is its logarithm."),
     ]
-    _diagnose(answer, args, _number(answer, *args), right, mistakes, "the average surprise of the first three rows")
+    diagnose(answer, args, number(answer, *args), right, mistakes, "the average surprise of the first three rows")
     args = [[1000.0, 0.0], [0.0, 0.0]], [1, 0], [True, True]
-    got = _number(answer, *args)
+    got = number(answer, *args)
     if not math.isfinite(got):
         raise Finding(
             f"{call(answer, *args)} returned {got}: e to the power of 1000 is too large for a float, and e to the power "
             "of -1000 is 0. Subtract from each row its own largest logit, which changes no chance."
         )
-    _diagnose(answer, args, got, (1000 + math.log(2)) / 2, [], "the loss for large logits, which is 500.3")
+    diagnose(answer, args, got, (1000 + math.log(2)) / 2, [], "the loss for large logits, which is 500.3")
     return "Stable, natural, averaged over what counts: that is the loss of every model in this course."
 
 
@@ -135,9 +89,9 @@ def perplexity_of(answer):
         (math.exp(-1.5), "That is the chance of an average token. Perplexity is one divided by it."),
     ]
     args = losses, sizes
-    _diagnose(answer, args, _number(answer, *args), math.exp(1.5), mistakes, "the perplexity of these ten tokens")
+    diagnose(answer, args, number(answer, *args), math.exp(1.5), mistakes, "the perplexity of these ten tokens")
     args = [2.0], [7]
-    _diagnose(answer, args, _number(answer, *args), math.exp(2.0), [], "the perplexity of a single text")
+    diagnose(answer, args, number(answer, *args), math.exp(2.0), [], "the perplexity of a single text")
     return "Nats add up, perplexities do not."
 
 
@@ -192,13 +146,13 @@ def bigram_probs(answer):
         (unigram, "All rows are alike: whatever comes first has no say. Count pairs."),
         (right.log(), "Those are logarithms. The chances themselves are wanted."),
     ]
-    got = _matrix(answer, *args, shape=(4, 4))
+    got = tensor(answer, *args, shape=(4, 4))
     picture = _rows(got, right, ("yours", "wanted"))
     off = [i for i, total in enumerate(got.sum(1).tolist()) if not abs(total - 1) < 1e-4]
     what = "the table of these stories"
     if off:
         what += f": row {off[0]} sums to {got[off[0]].sum().item():.3g}, not to one"
-    _diagnose(answer, args, got, right, mistakes, what, picture)
+    diagnose(answer, args, got, right, mistakes, what, picture)
     return "Only true neighbours, nothing impossible, and each row shares out exactly one."
 
 
@@ -220,7 +174,7 @@ class _Toy:
 @checks
 def nats_of(answer):
     "Exercise 4: targets one ahead of the inputs, all of them, summed."
-    answer, model, story = _of_tensors(answer), _Toy(), [4, 0, 2, 1, 1, 3, 0, 4]
+    answer, model, story = of_tensors(answer), _Toy(), [4, 0, 2, 1, 1, 3, 0, 4]
     ids = torch.tensor(story)
     n = len(ids) - 1
 
@@ -251,9 +205,9 @@ def nats_of(answer):
         ((-right).exp(), "That is the probability of the story. Surprise is made of its logarithm."),
     ]
     args = model, story
-    _diagnose(answer, args, _number(answer, *args), right, mistakes, "the surprise at this story")
+    diagnose(answer, args, number(answer, *args), right, mistakes, "the surprise at this story")
     long = [4] + [2, 1, 3, 0] * 200 + [4]
-    got, ids = _number(answer, model, long), torch.tensor(long)
+    got, ids = number(answer, model, long), torch.tensor(long)
     if not math.isfinite(got):
         raise Finding(
             f"For a story of {len(long)} tokens it returned {got}: the product of so many chances is too small "
@@ -267,7 +221,7 @@ def nats_of(answer):
 @checks
 def gradient_of(answer):
     "Exercise 5: (p - y) / N."
-    answer = _of_tensors(answer)
+    answer = of_tensors(answer)
     logits, targets = [[2.0, 0.0, 1.0, -1.0], [0.5, 1.0, 3.0, 0.0], [0.0, 1.0, -0.5, 0.2]], [1, 2, 0]
     args = logits, targets
     z, y = torch.tensor(logits), one_hot(torch.tensor(targets), 4).float()
@@ -290,7 +244,7 @@ def gradient_of(answer):
         ((z.log_softmax(1) - y) / n, "Those are logarithms of chances minus y. Take the chances themselves."),
         (z.log_softmax(1) - y, "Those are logarithms of chances minus y. Take the chances themselves."),
     ]
-    got = _matrix(answer, *args, shape=(3, 4))
+    got = tensor(answer, *args, shape=(3, 4))
     picture = _rows(got, right, ("yours", "autograd"))
-    _diagnose(answer, args, got, right, mistakes, "what autograd finds", picture)
+    diagnose(answer, args, got, right, mistakes, "what autograd finds", picture)
     return "What was expected minus what came, shared by all rows."
