@@ -4,3 +4,4 @@ from tinygpt.tokenizer import GPT2_SPLIT, GPT4_SPLIT, BPETokenizer, CharTokenize
 from tinygpt.tales import answers, chat, logprob, skill_accuracy, spans, tale, the_tokenizer
 from tinygpt.data import Corpus, Tokens, Windows, corpus, encode_corpus, in_order
 from tinygpt.baseline import bits_per_byte, cross_entropy, evaluate, ladder, perplexity
+from tinygpt.attention import Attention, attention_map
