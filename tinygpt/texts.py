@@ -1,4 +1,4 @@
-"""Texts from the network and on disk: downloaded once, found in folders, and read piece by piece, however large."""
+"""Texts, and models, from the network: downloaded once; texts on disk: found in folders, read piece by piece."""
 
 import codecs
 import difflib
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 SUFFIXES = (".txt", ".md", ".text", ".txt.gz", ".md.gz", ".text.gz")  # what a folder's text files end in
 
+TALES = 'use corpus("tales"), which needs no network'
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TINYSTORIES = {
@@ -52,7 +53,7 @@ def download(url: str, sha256: str, name: str, timeout: float = 30, retries: int
         os.chmod(draft, 0o644)  # pooch makes its drafts for one user alone, but a whole class may share a cache
 
     folder = cache_folder()
-    with _explained(url, folder / name):
+    with _explained(url, name, folder, f"put that file at {folder / name}", TALES):
         cache = pooch.create(folder, "", registry={name: sha256}, urls={name: url}, retry_if_failed=retries)
         return Path(cache.fetch(name, downloader=fetch))
 
@@ -66,37 +67,57 @@ def hub_file(name: str) -> Path:
         return by_hand
     file = TINYSTORIES | {"filename": name}
     url = hub.hf_hub_url(**file)
-    with _explained(url, by_hand):
+    with _explained(url, name, folder, f"put that file at {by_hand}", TALES):
         if not hub.try_to_load_from_cache(**file, cache_dir=folder):
             hub.get_hf_file_metadata(url)  # without a network this fails soon; the next line would try for minutes
         return Path(hub.hf_hub_download(**file, cache_dir=folder))
 
 
+def hub_folder(repo: str, revision: str | None, files: list[str], otherwise: str) -> Path:
+    "A folder with these files of one of the hub's models, downloaded once; `otherwise`: what is said before a failure."
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
+
+    url, keep = f"{constants.ENDPOINT}/{repo}", cache_folder()
+    by_hand, instead = "download it where there is a network", "pass the path of a folder that holds it"
+    refused = ", so it has no such model, or not for you (hf auth login tells it who you are)"
+    wanted = {"revision": revision, "cache_dir": keep, "allow_patterns": files, "ignore_patterns": "*/*"}
+    with _explained(url, f"{otherwise}, and {repo}", keep, by_hand, instead, refused):
+        try:
+            return Path(snapshot_download(repo, **wanted, local_files_only=True))
+        except FileNotFoundError:
+            # without a network this fails soon; the line after it would wait for ever
+            config = hf_hub_url(repo, "config.json", revision=revision)
+            get_hf_file_metadata(config, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            return Path(snapshot_download(repo, **wanted))
+
+
 @contextmanager
-def _explained(url: str, path: Path):
-    "Say in one sentence why a download failed, and what to do instead."
+def _explained(url: str, what: str, folder: Path, by_hand: str, instead: str, refused: str = "") -> Iterator[None]:
+    "Say in one sentence why a download failed, and what to do instead; `refused`: what a server means by 401 to 404."
     try:
         yield
     except Exception as error:  # what pooch, requests, the hub and its transports raise has no class in common
         causes = [error]
         while below := [e for e in (causes[-1].__cause__, *causes[-1].args) if isinstance(e, Exception)]:
             causes.append(below[0])
-        root, tales = causes[-1], 'use corpus("tales"), which needs no network'
+        root = causes[-1]
         if isinstance(error, PermissionError) or getattr(error, "errno", None):
-            why = f"{path.name} cannot be kept in {path.parent} ({root.strerror or root})"
-            raise OSError(f"{why}; name a folder that you may write to in TINYGPT_CACHE, or {tales}") from None
+            why = f"{what} cannot be kept in {folder} ({root.strerror or root})"
+            raise OSError(f"{why}; name a folder that you may write to in TINYGPT_CACHE, or {instead}") from None
         kind, status = OSError, [e.response.status_code for e in causes if getattr(e, "response", None) is not None]
         detail = re.split(r"\.\s", str(root))[0]
         if status:
             reason = f"the server answers {status[0]} {responses.get(status[0], '')}".rstrip()
+            reason += refused if 401 <= status[0] <= 404 else ""
         elif isinstance(root, ConnectionError | TimeoutError) or getattr(root, "errno", None):
             reason = f"the network or {urlsplit(url).hostname} cannot be reached ({detail})"
         elif isinstance(error, ValueError):
-            kind, reason = ValueError, "what it sends is another file (its SHA-256 is wrong), perhaps a log-in page"
+            sent = "another file (its SHA-256 is wrong)" if "SHA256" in detail else "no answer to this"
+            kind, reason = ValueError, f"what it sends is {sent}, perhaps a log-in page"
         else:
             reason = f"the transfer failed ({detail})"
-        why = f"{path.name} could not be downloaded from {url}: {reason}"
-        raise kind(f"{why}; put that file at {path}, or {tales}") from None
+        why = f"{what} could not be downloaded from {url}: {reason}"
+        raise kind(f"{why}; {by_hand}, or {instead}") from None
 
 
 def text_files(path: str | Path) -> list[Path]:
@@ -105,7 +126,7 @@ def text_files(path: str | Path) -> list[Path]:
     try:
         path.stat()
     except FileNotFoundError:
-        meant = f"; did you mean {' or '.join(near)}?" if (near := _near(path)) else ""
+        meant = f"; did you mean {' or '.join(near)}?" if (near := near_names(path)) else ""
         raise FileNotFoundError(f"there is no file or folder {path}{meant}") from None
     if not path.is_dir():
         return [path]
@@ -123,7 +144,7 @@ def text_files(path: str | Path) -> list[Path]:
     return sorted(files)
 
 
-def _near(path: Path) -> list[str]:
+def near_names(path: Path) -> list[str]:
     "What stands where the first missing part of a path was looked for, and has a name like it."
     for missing, folder in zip((path, *path.parents), path.parents):
         if folder.is_dir():
