@@ -16,12 +16,11 @@ API_PAGE = """\
 tinygpt.{module}
 ========{underline}
 
-Written in chapter :doc:`/chapters/{name}`.
-
-.. automodule:: tinygpt.{module}
+{origin}.. automodule:: tinygpt.{module}
    :members:
    :undoc-members:
 """
+BY_HAND = ["checkpoints"]  # modules that no chapter makes, and that readers call
 
 
 @dataclass
@@ -92,6 +91,12 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+def write_api(module: str, origin: str = "") -> Path:
+    """Write the page of one module."""
+    page = API_PAGE.format(module=module, origin=origin, underline="=" * len(module))
+    return write(DOCS / "api" / f"{module}.rst", page)
+
+
 def make_pages(app) -> None:
     """Write the folders chapters and api."""
     app.chapters = [read_chapter(path) for path in sorted((DOCS.parent / "nbs").glob("[0-9][0-9]_*.ipynb"))]
@@ -101,8 +106,8 @@ def make_pages(app) -> None:
         chapter.notebook.cells = [cell for cell in chapter.notebook.cells if show_cell(cell, chapter)]
         written.add(write(DOCS / "chapters" / f"{chapter.name}.ipynb", nbformat.writes(chapter.notebook)))
         if chapter.module:
-            page = API_PAGE.format(**vars(chapter), underline="=" * len(chapter.module))
-            written.add(write(DOCS / "api" / f"{chapter.module}.rst", page))
+            written.add(write_api(chapter.module, f"Written in chapter :doc:`/chapters/{chapter.name}`.\n\n"))
+    written |= {write_api(module) for module in BY_HAND}
     for stale in {*DOCS.glob("chapters/*"), *DOCS.glob("api/*")} - written:
         stale.unlink()
 
@@ -112,7 +117,8 @@ def fill_index(app, docname: str, source: list[str]) -> None:
     if docname != "index":
         return
     rows = [f"| {c.number} | [{c.title}](chapters/{c.name}.ipynb) | {c.question} |" for c in app.chapters]
-    modules = [f"- [`tinygpt.{c.module}`](api/{c.module}.rst)" for c in app.chapters if c.module]
+    names = [chapter.module for chapter in app.chapters if chapter.module] + BY_HAND
+    modules = [f"- [`tinygpt.{name}`](api/{name}.rst)" for name in names]
     source[0] = source[0].replace("<!-- chapters -->", "\n".join(rows)).replace("<!-- modules -->", "\n".join(modules))
 
 

@@ -214,14 +214,60 @@ def tales():
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, torch {torch.__version__}")
 
 
+def step():
+    "A training step of both shapes against the same model in transformers: forward, backward and AdamW, on the CPU."
+    import tempfile
+    import warnings
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tinygpt import GPT, GPTConfig, save
+
+    warnings.simplefilter("ignore")
+    for name, length in ("modern", 256), ("gpt2", 256), ("modern", 64), ("gpt2", 64):
+        torch.manual_seed(0)
+        ours = GPT(GPTConfig.named(name, vocab_size=1024, block_size=length))
+        with tempfile.TemporaryDirectory() as folder:
+            save(folder, ours)
+            theirs = AutoModelForCausalLM.from_pretrained(folder)
+        theirs.train()
+        ids = torch.randint(1024, (2048 // length, length + 1))
+        losses = {
+            "tinygpt": (ours, lambda: ours.loss(ids[:, :-1], ids[:, 1:])),
+            "transformers": (
+                theirs,
+                lambda: theirs(input_ids=ids[:, :-1], labels=ids[:, 1:], shift_labels=ids[:, 1:]).loss,
+            ),
+        }
+        first = [loss().item() for _, loss in losses.values()]
+        assert abs(first[0] - first[1]) < 1e-4, "both must do the same work"
+
+        def task(model, loss):
+            adam = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+
+            def run():
+                for _ in range(3):
+                    adam.zero_grad()
+                    loss().backward()
+                    adam.step()
+
+            run()
+            return run
+
+        tasks = {f"{name}, {length} tokens, {who}": task(*what) for who, what in losses.items()}
+        above, below = compare(tasks, rounds=15).values()
+        ratio(f"{name}, {len(ids)} x {length} tokens: ours / transformers", above, below, "at most 1")
+
+
 if __name__ == "__main__":
-    benches = {f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory, data_memory, tales)}
+    benches = {f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory, data_memory, tales, step)}
     if len(sys.argv) != 2 or sys.argv[1] not in benches:
         sys.exit(
             "python -m tests.bench NAME, where NAME is one of\n"
             + "\n".join(f"  {n:18} {f.__doc__}" for n, f in benches.items())
         )
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "regex"))
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "regex", "torch", "transformers"))
     print(
         f"{datetime.date.today()}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, {libraries}\n"
     )

@@ -401,6 +401,12 @@ def test_weights_that_look_ahead_are_not_hidden():
     assert not np.ma.getmaskarray(image.get_array()).any()
 
 
+def test_who_could_be_looked_at_and_is_not_has_a_faint_field():
+    image = attention_map(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), ["a", "b"]).axes[0].images[0]
+    alphas = image.to_rgba(image.get_array())[..., 3]
+    assert alphas[0, 1] == 0 and 0 < alphas[1, 0] < 0.2 and alphas[0, 0] == alphas[1, 1] == 1
+
+
 def test_names_are_those_of_the_tokens():
     names = ["Once", "·upon", "·a", "⏎", "b$c$", r"\xe2\x82", "incomprehen…", "·"]
     _, (ax,), _ = drawn(8, 8)

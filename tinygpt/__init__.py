@@ -5,3 +5,6 @@ from tinygpt.tales import answers, chat, logprob, skill_accuracy, spans, tale, t
 from tinygpt.data import Corpus, Tokens, Windows, corpus, encode_corpus, in_order
 from tinygpt.baseline import bits_per_byte, cross_entropy, evaluate, ladder, perplexity
 from tinygpt.attention import Attention, attention_map
+from tinygpt.block import MLP, Block
+from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
+from tinygpt.checkpoints import load, save
