@@ -220,25 +220,24 @@ def step():
     import warnings
 
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     from tinygpt import GPT, GPTConfig, save
 
     warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     for name, length in ("modern", 256), ("gpt2", 256), ("modern", 64), ("gpt2", 64):
         torch.manual_seed(0)
         ours = GPT(GPTConfig.named(name, vocab_size=1024, block_size=length))
         with tempfile.TemporaryDirectory() as folder:
             save(folder, ours)
-            theirs = AutoModelForCausalLM.from_pretrained(folder)
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
         theirs.train()
-        ids = torch.randint(1024, (2048 // length, length + 1))
+        ids, targets = torch.randint(1024, (2, 2048 // length, length))
         losses = {
-            "tinygpt": (ours, lambda: ours.loss(ids[:, :-1], ids[:, 1:])),
-            "transformers": (
-                theirs,
-                lambda: theirs(input_ids=ids[:, :-1], labels=ids[:, 1:], shift_labels=ids[:, 1:]).loss,
-            ),
+            "tinygpt": (ours, lambda: ours.loss(ids, targets)),
+            "transformers": (theirs, lambda: theirs(ids, labels=targets, shift_labels=targets).loss),
         }
         first = [loss().item() for _, loss in losses.values()]
         assert abs(first[0] - first[1]) < 1e-4, "both must do the same work"

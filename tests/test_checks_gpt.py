@@ -121,6 +121,12 @@ def on_its_side(embed):
     return head
 
 
+def turned_round(embed):
+    head = nn.Linear(embed.num_embeddings, embed.embedding_dim, bias=False)
+    head.weight = embed.weight
+    return head
+
+
 def write(model, ids, n, read=lambda ids, start: ids, place=-1, best=torch.argmax):
     start, ids = list(ids), list(ids)
     for _ in range(n):
@@ -265,6 +271,7 @@ MISTAKES = [
     ("tied_head", head_of, "a fresh matrix of its own"),
     ("tied_head", with_bias, "The head has a bias"),
     ("tied_head", on_its_side, "lies on its side"),
+    ("tied_head", turned_round, "the head says that it takes 6 numbers and gives 4"),
     ("tied_head", lambda embed: nn.Linear(4, 5, bias=False), "has the shape (5, 4)"),
     ("tied_head", lambda embed: embed.weight, "returned a matrix"),
     ("tied_head", lambda embed: embed, "of type _Embedding"),
@@ -320,6 +327,7 @@ MISTAKES = [
     ("in_chunks", by_loss(lambda parts, n: total(parts) / n), "by the rows of a chunk"),
     ("in_chunks", by_loss(lambda parts, n: total(parts[:3]) / 10), "though it counts below the line"),
     ("in_chunks", by_loss(lambda parts, n: total(parts[:3]) / 9), "smaller, was left out."),
+    ("in_chunks", by_loss(lambda parts, n: sum(p.mean() for p in parts) / (10 / 3)), "how many full chunks"),
     ("in_chunks", by_loss(lambda parts, n: parts[0].mean()), "first chunk alone"),
     ("in_chunks", by_loss(lambda parts, n: parts[-1].mean()), "last chunk alone"),
     ("in_chunks", by_loss(lambda parts, n: -total(parts) / 10), "where is the minus"),

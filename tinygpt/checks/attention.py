@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tinygpt.checks import Finding, call, checks
-from tinygpt.checks.tensors import diagnose, grid, of_tensors, same, tensor
+from tinygpt.checks.tensors import Named, diagnose, grid, of_tensors, same, shaped, tensor
 from tinygpt.pictures import Picture
 
 QUERY = [[1.0, 0.0, 2.0], [0.0, 2.0, 1.0], [2.0, 1.0, 0.0], [1.0, 2.0, -1.0]]
@@ -206,7 +206,8 @@ def many_heads(answer):
     shape, n_head = (2, 3, 4), 2
     B, T, C = shape
     rng = torch.Generator().manual_seed(5)
-    args = [((torch.rand(shape, generator=rng) * 8 - 4).round() / 2).tolist() for _ in range(3)]
+    numbers = [((torch.rand(shape, generator=rng) * 8 - 4).round() / 2).tolist() for _ in range(3)]
+    args = [Named(values, name) for values, name in zip(numbers, ("query", "key", "value"))]
     whole = [torch.tensor(y) for y in args]
     parts, r = [_split(y, n_head) for y in whole], math.sqrt(2)
     cut = [y.view(B, n_head, T, 2) for y in whole]
@@ -242,7 +243,12 @@ def many_heads(answer):
         (_merge(_heads(*parts, r).flip(1)), "The heads came back in another order than the one they went in."),
     ]
     given = *args, n_head
-    got = tensor(answer, *given, shape=shape)
+    hints = {
+        (2, 2, 3, 2): "The heads still stand apart: put them side by side again.",
+        (2, 3, 2, 2): "The heads still stand apart: put them side by side again.",
+        (2, 2, 3, 3): "Those may be the weights: multiply them by the values.",
+    }
+    got = shaped(answer, *given, shape=shape, hints=hints)
     if not same(got, right):
         hint, picture = _routes(answer, n_head, shape)
         for wrong, diagnosis in mistakes:

@@ -46,8 +46,7 @@ def _of_one_norm(answer, args: tuple):
     axes = [(_norm(x, gain, eps, centered, dim), where.capitalize() + words) for dim, words in axes]
     picture = _differing(got[0], right[0])
     if any(same(got, wrong) for wrong, _ in axes):
-        row = (torch.arange(x.shape[1]) == t)[:, None].expand_as(got[b])
-        picture = grid(got[b], [f"token {i}" for i in range(x.shape[1])], [str(i) for i in range(4)], row)
+        picture = _differing(got[b], right[b])
     mistakes = [
         (plain, "The gain is missing: multiply by it at the end."),
         (plain + gain, "The gain was added. It is a factor: multiply by it."),

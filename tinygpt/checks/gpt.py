@@ -199,6 +199,11 @@ def tied_head(answer):
         )
     if shape != (V, C):
         raise Finding(f"The matrix of {asked} has the shape {shape}, that of the embedding {(V, C)}.")
+    if (head.in_features, head.out_features) != (C, V):
+        raise Finding(
+            f"The matrix is right, but the head says that it takes {head.in_features} numbers and gives "
+            f"{head.out_features}: nn.Linear(in, out) gets the width first, then how many tokens there are."
+        )
     if head.bias is not None:
         raise Finding("The head has a bias, which belongs to no token's row: make it with bias=False.")
     if not embed.weight.equal(kept):
@@ -414,6 +419,10 @@ def in_chunks(answer):
         (
             sum(part.mean() for part in parts),
             "The averages of the chunks were added up. Add up the sums, and divide once.",
+        ),
+        (
+            sum(part.mean() for part in parts) / (N / n_rows),
+            "Averages of chunks were added, and divided by how many full chunks there would be. Add up the sums.",
         ),
         (surprise.sum(), "That is the sum. The average is wanted: divide by how many targets there are."),
         (surprise.sum() / len(parts), "The sum was divided by how many chunks there are, not by how many tokens."),

@@ -7,34 +7,15 @@ from torch import Tensor
 
 from tinygpt.attention import attention_weights
 from tinygpt.checks import Finding, attempt, call, checks
-from tinygpt.checks.tensors import diagnose, grid, of_tensors, same, tensor
+from tinygpt.checks.tensors import Named, diagnose, grid, of_tensors, same, shaped, tensor
 from tinygpt.pictures import Picture, table
 from tinygpt.positions import rotate, rotation
 
 
-class _Named(list):
-    "Nested lists that a message calls by their name."
-
-    def __init__(self, values: list, name: str):
-        super().__init__(values)
-        self.name = name
-
-    def __repr__(self):
-        return self.name
-
-
-def _numbers(name: str, *shape: int, seed: float) -> _Named:
+def _numbers(name: str, *shape: int, seed: float) -> Named:
     "Some numbers of one decimal."
     wave = [round(2 * math.sin(seed * (i + 1) ** 2), 1) for i in range(math.prod(shape))]
-    return _Named(torch.tensor(wave).view(shape).tolist(), name)
-
-
-def _shaped(answer, *args, shape: tuple[int, ...], hints: dict) -> Tensor:
-    "What the answer returns; some wrong shapes say what went wrong."
-    got = attempt(answer, *args, expect=Tensor)
-    if tuple(got.shape) in hints and tuple(got.shape) != shape:
-        raise Finding(f"It returned a tensor of shape {tuple(got.shape)}, not {shape}. {hints[tuple(got.shape)]}")
-    return tensor(answer, *args, shape=shape)
+    return Named(torch.tensor(wave).view(shape).tolist(), name)
 
 
 def _differing(got: Tensor, right: Tensor) -> Tensor:
@@ -47,7 +28,7 @@ def _first(got: Tensor, right: Tensor, row: str, column: str) -> str:
     if not where:
         return ""
     i, j = where[0]
-    return f": in {row} {i}, {column} {j} stands {got[i, j].item():.3g}, and {right[i, j].item():.3g} is wanted"
+    return f": in {row} {i}, {column} {j} is {got[i, j].item():.3g}, but should be {right[i, j].item():.3g}"
 
 
 @checks
@@ -98,7 +79,7 @@ def scores_with_places(answer):
         (right.tril(), "What comes later was masked already. All scores are wanted."),
         (right.masked_fill(~every.tril(), -torch.inf), "What comes later was masked already. All scores are wanted."),
     ]
-    got = _shaped(answer, *args, shape=(2, 4, 4), hints={(4, 4): "Each of the two texts has scores of its own."})
+    got = shaped(answer, *args, shape=(2, 4, 4), hints={(4, 4): "Each of the two texts has scores of its own."})
     b = 0 if not same(got[0], right[0]) else 1
     names = [f"query {t}" for t in range(4)], [f"key {t}" for t in range(4)]
     picture = grid(got[b], *names, marked=_differing(got[b], right[b]))
@@ -142,7 +123,7 @@ def angles_of(answer):
         (4, 5): "Rows and columns are exchanged: each place has a row.",
         (4,): "Each place has a row.",
     }
-    got = _shaped(answer, *args, shape=(5, 4), hints=hints)
+    got = shaped(answer, *args, shape=(5, 4), hints=hints)
     rows, columns = [f"place {place}" for place in args[0]], [f"pair {pair}" for pair in range(4)]
     picture = grid(got, rows, columns, marked=_differing(got, right))
     if got[1:].any() and same(got, got[:, :1].expand(5, 4)):
@@ -161,7 +142,7 @@ def angles_of(answer):
 def turned_by(answer):
     "Exercise 3: halves, the right signs, nothing overwritten."
     answer = of_tensors(answer)
-    args = _numbers("x", 3, 6, seed=0.9), _Named([[0.0, 0.0, 0.0], [1.0, 0.5, 0.1], [2.0, 1.0, 0.2]], "angles")
+    args = _numbers("x", 3, 6, seed=0.9), Named([[0.0, 0.0, 0.0], [1.0, 0.5, 0.1], [2.0, 1.0, 0.2]], "angles")
     x, angles = map(torch.tensor, args)
     cos, sin, (left, right) = angles.cos(), angles.sin(), x.chunk(2, 1)
     even, odd = x[:, ::2], x[:, 1::2]
@@ -214,7 +195,7 @@ def turned_by(answer):
         (x, "Nothing was turned."),
     ]
     hint = {(3, 3): "Both numbers of each pair are wanted, the left ones and then the right ones."}
-    got = _shaped(answer, *args, shape=(3, 6), hints=hint)
+    got = shaped(answer, *args, shape=(3, 6), hints=hint)
     columns = [f"x[{i}]" for i in range(6)]
     picture = grid(got, [f"row {t}" for t in range(3)], columns, marked=_differing(got, wanted))
     diagnose(answer, args, got, wanted, mistakes, f"x turned{_first(got, wanted, 'row', 'column')}", picture)
@@ -233,7 +214,7 @@ def _merged(y: Tensor) -> Tensor:
 def look_turned(answer):
     "Exercise 4: queries and keys, in each head, by the same positions; values never."
     answer = of_tensors(answer)
-    one_hot = _Named(torch.eye(4).repeat(1, 2).tolist(), "value")  # so that what a head sees is its weights
+    one_hot = Named(torch.eye(4).repeat(1, 2).tolist(), "value")  # so that what a head sees is its weights
     args = _numbers("query", 4, 8, seed=0.5), _numbers("key", 4, 8, seed=1.1), one_hot, 2, [2, 3, 5, 9]
     query, key, value, positions = (torch.tensor(arg) for arg in args if isinstance(arg, list))
     q, k, v = (_split(y, 2) for y in (query, key, value))
@@ -299,7 +280,7 @@ def look_turned(answer):
         ),
     ]
     hints = {size: "Put the heads side by side again." for size in [(2, 4, 4), (4, 2, 4), (1, 2, 4, 4), (1, 4, 8)]}
-    got = _shaped(answer, *args, shape=(4, 8), hints=hints)
+    got = shaped(answer, *args, shape=(4, 8), hints=hints)
     h = int(same(got[:, :4], right[:, :4]))
     mine, wanted = got[:, 4 * h : 4 * h + 4], right[:, 4 * h : 4 * h + 4]
     names = [f"at {place}" for place in args[4]]

@@ -46,6 +46,25 @@ def tensor(answer, *args, shape: tuple[int, ...]) -> Tensor:
     return got
 
 
+class Named(list):
+    "Nested lists that a message calls by their name."
+
+    def __init__(self, values: list, name: str):
+        super().__init__(values)
+        self.name = name
+
+    def __repr__(self):
+        return self.name
+
+
+def shaped(answer, *args, shape: tuple[int, ...], hints: dict) -> Tensor:
+    "What the answer returns; some wrong shapes say what went wrong."
+    got = attempt(answer, *args, expect=Tensor)
+    if tuple(got.shape) in hints and tuple(got.shape) != shape:
+        raise Finding(f"It returned a tensor of shape {tuple(got.shape)}, not {shape}. {hints[tuple(got.shape)]}")
+    return tensor(answer, *args, shape=shape)
+
+
 def diagnose(answer, args: tuple, got, right, mistakes: list, what: str, picture: Picture | None = None):
     "Compare a result with what typical mistakes would give."
     got, right = torch.as_tensor(got), torch.as_tensor(right)
