@@ -486,3 +486,8 @@ def test_a_map_is_drawn_from_what_a_module_saw():
     fig = attention_map(torch.stack(seen)[:, 0], "a b c d e".split())
     assert np.allclose(fig.axes[0].images[0].get_array().filled(0), seen[0][0, 0].detach().float())
     assert attention_map(seen[0][0], [b"a"] * 5).axes
+
+
+def test_more_heads_than_numbers_are_refused():
+    with pytest.raises(ValueError, match="2 numbers.*4 heads"):
+        Attention(2, 4)

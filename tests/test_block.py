@@ -370,3 +370,8 @@ def test_silu_and_gelu_are_those_of_the_papers_at_a_few_points():
             nn.init.ones_(p)
         assert mlp(torch.ones(1)).item() == pytest.approx(expected, abs=1e-5)
     assert F.gelu(torch.ones(1)).item() != pytest.approx(0.841192, abs=1e-5)  # that is the other formula
+
+
+def test_an_unknown_kind_names_those_there_are():
+    with pytest.raises(ValueError, match="'relu'.*'swiglu'.*'gelu'"):
+        MLP(4, 8, "relu")

@@ -1,6 +1,7 @@
 """Models on disk against transformers, in both directions, and against files that are not what they should be."""
 
 import json
+import os
 import re
 import shutil
 import warnings
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
+from tinygpt import weights
 from tinygpt.checkpoints import config_from_json, load, save
 from tinygpt.gpt import GPT, GPTConfig
 from tinygpt.tales import tale, the_tokenizer
@@ -288,7 +290,13 @@ OTHERS = [
     ({"hidden_size": "32"}, "n_embd='32'"),
     ({"num_hidden_layers": 4_000_000_000}, "4000000000 layers"),
     ({"num_hidden_layers": ...}, "num_hidden_layers"),
-    ({"num_hidden_layers": 3}, r"model\.layers\.2"),
+    ({"num_hidden_layers": 3}, "3 layers.*24 tensors"),
+    ({"head_dim": ...}, "head_dim"),
+    ({"is_causal": False}, "looks ahead"),
+    ({"quantization_config": {"bits": 4}}, "quantized"),
+    ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding_attention"),
+    ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "linear"),
+    ({"rope_parameters": {"full_attention": {"rope_theta": 5e3}}}, "full_attention"),
     ({"num_hidden_layers": 1}, r"model\.layers\.1"),
     ({"intermediate_size": 41}, r"\(40, 32\).*\(41, 32\)"),
     ({"vocab_size": 62}, r"model\.embed_tokens\.weight.*\(61, 32\).*\(62, 32\)"),
@@ -313,6 +321,8 @@ def test_a_config_of_another_model_is_refused(tmp_path, changes, words):
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ({"scale_attn_weights": False}, "scale_attn_weights"),
         ({"n_head": 5}, "n_head=5"),
+        ({"num_attention_heads": 8}, "n_head=4 and num_attention_heads=8"),
+        ({"hidden_size": 64}, "n_embd=32 and hidden_size=64"),
         ({"n_positions": 65}, r"transformer\.wpe\.weight.*\(64, 32\).*\(65, 32\)"),
         ({"n_inner": 100}, r"mlp\.c_fc.*\(32, 128\).*\(32, 100\)"),
     ],
@@ -356,6 +366,98 @@ CONFIGS = {
     "gpt2": GPT2Config().to_json_string(),
     "tinygpt": json.dumps({"model_type": "tinygpt"} | vars(SHAPES["mixed"])),
 }
+
+
+@pytest.mark.parametrize("make, kind", [(gpt2, "gpt2"), (qwen3, "qwen3")])
+def test_a_tied_model_whose_head_is_another_is_refused(tmp_path, make, kind):
+    theirs = make(tie_word_embeddings=False)
+    theirs.save_pretrained(tmp_path)
+    same_logits(load(tmp_path)[0], theirs)
+    edit_config(tmp_path, tie_word_embeddings=True)
+    with pytest.raises(ValueError, match="config.json says that the head is the embedding.*set tie_word_embeddings"):
+        load(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    embed = "transformer.wte.weight" if kind == "gpt2" else "model.embed_tokens.weight"
+    save_file(tensors | {"lm_head.weight": tensors[embed].clone()}, tmp_path / "model.safetensors")
+    assert load(tmp_path)[0].head is None
+
+
+def test_a_setting_of_a_later_version_is_refused(tmp_path):
+    saved(tmp_path, "mixed")
+    edit_config(tmp_path, window=128)
+    with pytest.raises(ValueError, match="config.json.*window, which this version"):
+        load(tmp_path)
+
+
+def test_a_config_that_is_no_file_is_not_waited_for(tmp_path):
+    saved(tmp_path, "modern")
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises((ValueError, OSError), match="config.json"):
+        load(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    os.truncate(tmp_path / "tokenizer.json", 2**33)  # sparse: it takes no room
+    saved_without = GPT(SHAPES["modern"])
+    with pytest.raises(ValueError, match="has a tokenizer"):
+        save(tmp_path, saved_without)
+    (tmp_path / "config.json").write_text(CONFIGS["tinygpt"])
+    with pytest.raises(ValueError):
+        load(tmp_path)
+
+
+def test_nothing_of_another_model_stays_beside_a_new_one(tmp_path):
+    tok = BPETokenizer.train(tale(1), 300)
+    save(tmp_path, GPT(GPTConfig.gpt2(1024, n_layer=1)), tok)
+    with pytest.raises(ValueError, match="has a tokenizer"):
+        save(tmp_path, GPT(GPTConfig.gpt2(1024, n_layer=1)))
+    other, broken = GPT(GPTConfig.gpt2(1024, n_layer=1, n_head=8)), weights.write_weights
+
+    def stopped(*args, **kwargs):
+        broken(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "write_weights", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, other, tok)
+    with pytest.raises(FileNotFoundError, match="config.json"):  # its tensors have the same shapes
+        load(tmp_path)
+    save(tmp_path, other, tok)
+    assert load(tmp_path)[0].config == other.config
+
+
+def test_only_a_whole_gpt_is_saved(tmp_path):
+    with pytest.raises(ValueError, match="not a Linear"):
+        save(tmp_path, torch.nn.Linear(2, 2))
+    with torch.device("meta"):
+        empty = GPT(SHAPES["modern"])
+    with pytest.raises(ValueError, match="meta device"):
+        save(tmp_path, empty)
+    shorter = GPT(SHAPES["modern"])
+    del shorter.blocks[1]
+    with pytest.raises(ValueError, match=r"was changed: blocks\.1"):
+        save(tmp_path, shorter)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_widest_format_of_a_mixed_model_is_kept(tmp_path):
+    model = shaken(GPT(SHAPES["modern"]))
+    model.embed.bfloat16()
+    save(tmp_path, model)
+    back, _ = load(tmp_path)
+    assert back.blocks[0].mlp.up.weight.equal(model.blocks[0].mlp.up.weight)
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    model = shaken(GPT(SHAPES["modern"]))
+    save("~/run", model)
+    assert (tmp_path / "run" / "config.json").exists()
+    with torch.inference_mode():
+        back, _ = load("~/run")
+    back.loss(some_ids(back.config.vocab_size), some_ids(back.config.vocab_size)).backward()
 
 
 def test_missing_and_extra_tensors_are_named_and_a_wrong_one_with_both_shapes(tmp_path):

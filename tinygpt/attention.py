@@ -146,7 +146,7 @@ def attend(
         seen.append(attention_weights(query, key, mask))
         return seen[-1] @ share(value, query)  # (B, H, T, S) @ (B, H, S, D)
     T, S = query.shape[-2], key.shape[-2]
-    grouped, causal = key.shape[-3] < query.shape[-3], mask is None and T == S
+    grouped, causal = bool(key.shape[-3] < query.shape[-3]), mask is None and bool(T == S)
     if not causal and (mask is not None or T > 1):  # a plain causal mask the kernel has
         mask = may_look(T, S, mask, query.device)
     return F.scaled_dot_product_attention(
@@ -166,6 +166,8 @@ class Attention(nn.Module):
     ):
         super().__init__()
         n_kv_head, head_dim = n_kv_head or n_head, head_dim or n_embd // n_head
+        if not head_dim:
+            raise ValueError(f"{n_embd} numbers cannot be shared out to {n_head} heads")
         if n_head % n_kv_head:
             raise ValueError(f"{n_head} heads cannot share {n_kv_head} of keys: choose a divisor")
         self.head_dim, self.dropout = head_dim, dropout
@@ -191,5 +193,5 @@ class Attention(nn.Module):
             key, value = past(key, value)  # (B, H, S, D)
         out = attend(query, key, value, mask, self.dropout if self.training else 0.0, seen)
         if heads is not None:
-            out = out * heads[:, None, None]
+            out = out * heads[:, None, None].to(out.dtype)
         return self.proj(out.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, C)

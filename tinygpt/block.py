@@ -23,6 +23,8 @@ class MLP(nn.Module):
         bias: bool = False,
     ):
         super().__init__()
+        if kind not in ("swiglu", "gelu"):
+            raise ValueError(f"there is no MLP of the kind {kind!r}: choose 'swiglu' or 'gelu'")
         self.up = nn.Linear(n_embd, n_hidden, bias)
         self.gate = nn.Linear(n_embd, n_hidden, bias) if kind == "swiglu" else None
         self.down = nn.Linear(n_hidden, n_embd, bias)

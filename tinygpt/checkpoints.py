@@ -1,20 +1,23 @@
 """Models on disk: written as the Hugging Face libraries read them, and read from what these write."""
 
+import functools
 import re
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tinygpt import weights
-from tinygpt.files import read_json, write_json
+from tinygpt.files import read_json, understood, write_json
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 
 __all__ = ["load", "save"]
 
+COMMON = {"model_type", "dtype", "bos_token_id", "eos_token_id"}  # what our config.json says beside the shape
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KINDS = {"modern": "qwen3", "gpt2": "gpt2"}  # our shapes, and what others call them
 
@@ -60,6 +63,13 @@ SETTLED = {
         "add_cross_attention": [False],
     },
 }
+# What other names GPT-2's numbers go by.
+ALIASES = {
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+    "max_position_embeddings": "n_positions",
+}
 # What each part of ours is called there.
 NAMES = {
     "qwen3": {
@@ -95,8 +105,8 @@ NAMES = {
         "mlp.down": "mlp.c_proj",
     },
 }
-# What older files carry along: masks, angles, and the head of a tied model a second time.
-NO_WEIGHT, NO_HEAD = r"(^|\.)attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$", r"|^lm_head\.weight$"
+# What older files carry along: masks and angles.
+NO_WEIGHT = re.compile(r"(^|\.)attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 
 
 def other(config: GPTConfig, shape: str) -> list[str]:
@@ -175,13 +185,27 @@ def config_from_json(spec: dict) -> tuple[str | None, GPTConfig]:
     "What kind of model a config.json describes, and its shape as we name it."
     kind = spec.get("model_type")
     if kind == "tinygpt":
-        return None, GPTConfig(**{name: spec[name] for name in GPTConfig.__dataclass_fields__})
+        known = GPTConfig.__dataclass_fields__
+        if other := spec.keys() - known.keys() - COMMON:
+            raise ValueError(f"it says {', '.join(sorted(other))}, which this version of tinygpt does not know")
+        return None, GPTConfig(**{name: spec[name] for name in known})
     if kind not in FIELDS:
         raise ValueError(f"it is a model of the kind {kind!r}, and only {', '.join(FIELDS)} and tinygpt open here")
     for name, known in SETTLED[kind].items():
         if (value := spec.get(name, known[0])) not in known:
             raise ValueError(f"{name}={value!r} makes it another {kind} than opens here, which has {known[0]!r}")
+    if spec.get("is_causal", True) is not True or spec.get("quantization_config"):
+        raise ValueError("it looks ahead, or its weights are quantized, and such models do not open here")
+    if other := {*(spec.get("layer_types") or [])} - {"full_attention"}:
+        raise ValueError(
+            f"it has layers of the kind {', '.join(map(repr, sorted(other)))}, and only full_attention opens here"
+        )
+    for alias, name in ALIASES.items() if kind == "gpt2" else ():
+        if spec.get(alias, spec.get(name)) != spec.get(name):
+            raise ValueError(f"it says {name}={spec.get(name)} and {alias}={spec[alias]}, which are the same thing")
     spec = DEFAULTS[kind] | spec
+    if missing := [name for name in FIELDS[kind].values() if name not in spec and name != "rope_theta"]:
+        raise ValueError(f"it does not say {', '.join(missing)}")
     if kind == "qwen3":
         spec["rope_theta"] = rope_theta(spec)
     numbers = {ours: spec[theirs] for ours, theirs in FIELDS[kind].items()}
@@ -191,11 +215,14 @@ def config_from_json(spec: dict) -> tuple[str | None, GPTConfig]:
 
 def rope_theta(spec: dict) -> float:
     "How slowly positions turn, from either of the two places where files say so."
-    inner = spec.get("rope_parameters") or spec.get("rope_scaling") or {}
-    how = inner.get("rope_type") or inner.get("type") or "default"
-    if how != "default":
-        raise ValueError(f"its positions are stretched ({how!r}), which this model does not do")
-    said = {float(where["rope_theta"]) for where in (inner, spec) if "rope_theta" in where}
+    places = [spec.get(name) or {} for name in ("rope_parameters", "rope_scaling")]
+    for place in places:
+        how = place.get("rope_type") or place.get("type") or "default"
+        if how != "default" or any(isinstance(value, dict) for value in place.values()):
+            raise ValueError(
+                f"its positions are stretched, or not the same in all layers, which this model does not do: {place}"
+            )
+    said = {float(where["rope_theta"]) for where in (*places, spec) if "rope_theta" in where}
     if len(said) > 1:
         raise ValueError(f"it says rope_theta twice, and not the same: {sorted(said)}")
     return said.pop() if said else 10_000.0
@@ -214,6 +241,33 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[name]
 
 
+def check_model(model: GPT):
+    "Refuse what is not a whole GPT, with the tensors of its config."
+    if not isinstance(model, GPT):
+        raise ValueError(f"a GPT is wanted, not a {type(model).__name__}")
+    with torch.device("meta"):
+        wanted = GPT(model.config).state_dict()
+    if other := sorted(wanted.keys() ^ model.state_dict().keys()):
+        raise ValueError(f"this model was changed: {other[0]} is in its config or in its tensors, and not in the other")
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ValueError("this model has shapes and no numbers: it is on the meta device")
+
+
+def make_room(folder: Path, spec: dict, tok):
+    "Let nothing of another model stay beside this one."
+    old = [name for name in TOKENIZER if (folder / name).exists()]
+    if tok is None and old:
+        raise ValueError(f"{folder} has a tokenizer ({old[0]}): give it as tok, or save into another folder")
+    path = folder / "config.json"
+    if path.is_file():
+        try:
+            same = read_json(path, dict) == spec
+        except ValueError:
+            same = False
+        if not same:
+            path.unlink()  # the new one comes last: a folder that was left in between is no model at all
+
+
 def save(
     folder: str | Path,
     model: GPT,
@@ -221,42 +275,61 @@ def save(
     dtype: str | torch.dtype | None = None,  # "bfloat16" halves the file; if None, what the model has
 ):
     "Write a model and its tokenizer, in a form that transformers opens if it knows the shape."
-    model, folder = getattr(model, "_orig_mod", model), Path(folder)  # what torch.compile wraps
+    model, folder = getattr(model, "_orig_mod", model), Path(folder).expanduser()  # what torch.compile wraps
+    check_model(model)
     check_tokenizer(model.config, tok)
     ours = model.state_dict()
-    dtype = ours["embed.weight"].dtype if dtype is None else as_dtype(dtype)
-    kind = kind_of(model.config)
+    widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in ours.values()))
+    dtype = widest if dtype is None else as_dtype(dtype)
+    kind, spec = kind_of(model.config), config_to_json(model.config, tok, dtype)
     if kind is None:
         why = " or ".join(f"{shape} ({', '.join(other(model.config, shape))})" for shape in SHAPES)
         warnings.warn(f"only tinygpt opens this model, whose shape is not that of {why}", stacklevel=2)
+    make_room(folder, spec, tok)
     weights.write_weights(folder, {name: t.to(dtype) for name, t in to_theirs(ours, kind).items()})
     if tok is not None:
         tok.save(folder)
-    write_json(folder / "config.json", config_to_json(model.config, tok, dtype))
+    write_json(folder / "config.json", spec)
 
 
+def empty_model(path: Path, spec: dict, stored: dict) -> tuple[str | None, GPT]:
+    "The model that a config.json describes, without its numbers, if it can be made of what is stored."
+    with understood(path):
+        kind, config = config_from_json(spec)
+        try:
+            with torch.device("meta"):
+                one = GPT(replace(config, n_layer=1)).state_dict()
+                each = len({their_name(name, kind) for name in one if name.startswith("blocks.")})
+                if config.n_layer * each > len(stored):
+                    raise ValueError(f"it has {config.n_layer} layers, and the weights {len(stored)} tensors")
+                return kind, GPT(config)
+        except RuntimeError as error:
+            raise ValueError(f"no such model can be built: {error}") from None
+
+
+@torch.inference_mode(False)  # what is loaded can be trained
 def load(
     name: str | Path,  # a run, a folder that transformers wrote, or a model's name on the hub
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
 ) -> tuple[GPT, Tokenizer | None]:
     "A model, ready to write, and its tokenizer, if there is one."
+    torch.empty(0, device=device)  # fails at once if there is no such device
     dtype, folder = as_dtype(dtype), weights.find_folder(name, accept=config_from_json)
-    kind, config = read_json(folder / "config.json", config_from_json)
-    stored = weights.list_weights(folder)
-    if config.n_layer > len(stored):
-        raise ValueError(f"{folder / 'config.json'} has {config.n_layer} layers, and the weights {len(stored)} tensors")
-    with torch.device("meta"):
-        model = GPT(config)
-    wanted = model.state_dict()
-    shapes = {there: tuple(tensor.shape) for there, tensor in to_theirs(wanted, kind).items()}
-    ignore = re.compile(NO_WEIGHT + (NO_HEAD if config.tied else ""))
-    if kind == "gpt2" and "wte.weight" in stored:  # the hub's own has no prefix
-        bare = {there.removeprefix("transformer."): shape for there, shape in shapes.items()}
-        read = weights.read_weights(folder, bare, ignore, dtype)
-        theirs = {there: read.pop(there.removeprefix("transformer.")) for there in shapes}
-    else:
-        theirs = weights.read_weights(folder, shapes, ignore, dtype)
+    spec, stored = weights.read_config(folder), weights.list_weights(folder)
+    kind, model = empty_model(folder / "config.json", spec, stored)
+    wanted, config = model.state_dict(), model.config
+    bare = kind == "gpt2" and "wte.weight" in stored  # the hub's own has no prefix
+    names = {name: name.removeprefix("transformer.") if bare else name for name in to_theirs(wanted, kind)}
+    shapes = {names[name]: tuple(tensor.shape) for name, tensor in to_theirs(wanted, kind).items()}
+    twice = config.tied and kind is not None and "lm_head.weight" in stored
+    if twice:  # older files carry the head of a tied model a second time
+        shapes["lm_head.weight"] = config.vocab_size, config.n_embd
+    read = weights.read_weights(folder, shapes, NO_WEIGHT, dtype)
+    theirs = {name: read[names[name]] for name in names}
+    if twice and not read["lm_head.weight"].equal(theirs[their_name("embed.weight", kind)]):
+        wrong = "says that the head is the embedding, but in the weights they differ"
+        raise ValueError(f"{folder / 'config.json'} {wrong}: set tie_word_embeddings to false there")
     tok = load_tokenizer(folder)
     check_tokenizer(config, tok)
     model.load_state_dict(to_ours(theirs, wanted, kind), assign=True)
@@ -267,7 +340,7 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
     "The tokenizer of a folder, if it has one."
     if (folder / "tokenizer.json").exists():
         return read_json(folder / "tokenizer.json", tokenizer_from_json)
-    if (folder / "merges.txt").exists():
+    if (folder / "merges.txt").exists() and (folder / "vocab.json").exists():
         return BPETokenizer.from_gpt2(folder / "vocab.json", folder / "merges.txt")
     return None
 

@@ -369,7 +369,7 @@ def encode_corpus(split: Documents, tok, folder: str | Path | None = None) -> To
 def whole_number(name: str, value: int, least: int, most: int = 2**32 - 1) -> int:
     "The value, if it is a whole number in this range."
     try:
-        number = index(value)
+        number = None if isinstance(value, bool) else index(value)
     except TypeError:
         number = None
     if number is None or not least <= number <= most:

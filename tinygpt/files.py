@@ -14,6 +14,7 @@ _printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _others = [byte for byte in range(256) if byte not in _printable]
 # How files write each byte: as itself where it prints, otherwise as a letter from further up. The order is GPT-2's.
 LETTERS = dict(zip(_printable + _others, map(chr, _printable + [*range(256, 324)])))
+LARGEST_JSON = 100_000_000  # bytes; a tokenizer of a quarter of a million tokens takes some ten million
 BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
 
 
@@ -78,6 +79,10 @@ def understood(path: str | Path) -> Iterator[None]:
 def read_json(path: str | Path, understand: Callable):
     "Read a file and make sense of it, or say what is wrong with it."
     with understood(path):
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise ValueError("it is no file")
+        if os.path.exists(path) and (size := os.path.getsize(path)) > LARGEST_JSON:
+            raise ValueError(f"it has {size} bytes, and {LARGEST_JSON} at most are read")
         return understand(parse_json(Path(path).read_bytes()))
 
 

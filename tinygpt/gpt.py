@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'SIZES', 'SHAPES', 'NAMED', 'GPTConfig', 'fill_in', 'check_choices', 'check_config', 'size', 'settings_of',
-           'norm_of', 'build_block', 'start_small', 'looks', 'run_block', 'check_ids', 'GPT', 'count_parameters',
-           'count_flops', 'ChunkedLoss', 'linear_cross_entropy', 'flat_targets']
+           'norm_of', 'build_block', 'start_small', 'looks', 'run_block', 'check_ids', 'check_look', 'GPT',
+           'count_parameters', 'count_flops', 'ChunkedLoss', 'linear_cross_entropy', 'flat_targets']
 
 # %% ../nbs/08_gpt.ipynb #imports
 from collections.abc import Callable, Sequence
@@ -102,7 +102,7 @@ def check_config(c: GPTConfig):
     "Refuse a shape that cannot be built, and say which could."
     check_choices(c)
     for name in SIZES:
-        whole_number(name, getattr(c, name), 1)
+        object.__setattr__(c, name, whole_number(name, getattr(c, name), 1))
     if c.n_head % c.n_kv_head:
         raise ValueError(f"n_head={c.n_head} is not a multiple of n_kv_head={c.n_kv_head}, so "
                          "the heads of queries cannot share those of keys and values equally")
@@ -188,6 +188,8 @@ def run_block(block: nn.Module, x: Tensor, checkpointing: bool, **given) -> Tens
 # %% ../nbs/08_gpt.ipynb #check-ids
 def check_ids(name: str, ids: Tensor, c: GPTConfig):
     "Refuse what is no batch of texts that this model can read."
+    if not isinstance(ids, Tensor):
+        raise ValueError(f"{name} are a {type(ids).__name__}, and should be a tensor: torch.tensor")
     if ids.dim() != 2 or 0 in ids.shape:
         raise ValueError(f"{name} of shape {tuple(ids.shape)} should be a batch of texts, (B, T), "
                          "with a token at least; for a single text, ids[None]")
@@ -203,6 +205,33 @@ def check_ids(name: str, ids: Tensor, c: GPTConfig):
         for wrong in (edge.item() for edge in ids.aminmax() if not 0 <= edge < c.vocab_size):
             raise ValueError(f"{name} hold {wrong}, and the vocabulary of this model ends at "
                              f"{c.vocab_size - 1}: were they made by another tokenizer?")
+
+# %% ../nbs/08_gpt.ipynb #check-look
+def check_look(ids: Tensor, c: GPTConfig, positions: Tensor | None, checkpointing: bool,
+               attention_mask: Tensor | None = None, past: Sequence[Callable] | None = None,
+               heads: Tensor | None = None, seen: list[Tensor] | None = None):
+    "Refuse what would be misread without a word."
+    (B, T), on_cpu = ids.shape, ids.device.type == "cpu" and not torch.compiler.is_compiling()
+    if positions is None and past is not None:
+        raise ValueError("past needs positions, too: where in the whole text these tokens stand")
+    if positions is not None:
+        if positions.shape not in ((T,), (1, T), (B, T)) or positions.is_floating_point():
+            raise ValueError(f"positions of shape {tuple(positions.shape)}, {positions.dtype}, "
+                             f"should be whole numbers, ({T},) or ({B}, {T})")
+        low, high = positions.aminmax() if on_cpu and c.position == "learned" else (0, 0)
+        if low < 0 or high >= c.block_size:
+            raise ValueError(f"positions from {low} to {high} are not all below "
+                             f"block_size={c.block_size}")
+    if attention_mask is not None and (attention_mask.dim(), attention_mask.dtype) != (4, torch.bool):
+        raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)}, "
+                         f"{attention_mask.dtype}, should be torch.bool, (B, 1, T, S); "
+                         "to leave out padding, mask[:, None, None]")
+    if heads is not None and heads.shape != (c.n_layer, c.n_head):
+        raise ValueError(f"heads of shape {tuple(heads.shape)} should have a number for each, "
+                         f"({c.n_layer}, {c.n_head})")
+    if checkpointing and (seen is not None or past is not None):
+        raise ValueError("checkpointing runs each block twice, so it goes with neither seen nor "
+                         "past")
 
 # %% ../nbs/08_gpt.ipynb #gpt-class
 class GPT(nn.Module):
@@ -223,6 +252,7 @@ class GPT(nn.Module):
                **look) -> Tensor:
         "The stream after the last block, normalised; `looks` says what else it takes."
         check_ids("ids", ids, self.config)
+        check_look(ids, self.config, positions, checkpointing, **look)
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
         x = self.embed(ids)  # (B, T) -> (B, T, C)
@@ -271,20 +301,22 @@ def count_flops(c: GPTConfig, length: int, batch_size: int = 1) -> int:
 
 # %% ../nbs/08_gpt.ipynb #chunked-loss
 class ChunkedLoss(torch.autograd.Function):
-    "The loss, and its gradient p - y, some rows at a time: never do all logits stand in memory."
+    "The loss, and its gradient p - y, some rows at a time: all logits are never in memory at once."
 
     @staticmethod
     def forward(ctx, x: Tensor, vocabulary: Tensor, targets: Tensor, n_rows: int, learn: bool):
-        loss = torch.zeros((), device=x.device)
+        exact = torch.promote_types(x.dtype, torch.float32)
+        loss = torch.zeros((), dtype=exact, device=x.device)
         dx, dv = torch.zeros_like(x), torch.zeros_like(vocabulary)
-        share = (targets >= 0) / (targets >= 0).sum()  # (N,): what each row counts in the average
+        share = (targets >= 0).to(exact)
+        share /= share.sum().clamp(min=1)  # (N,): what each row counts in the average
         targets = targets.clamp(min=0)[:, None]
         for start in range(0, len(x), n_rows):
             rows = slice(start, start + n_rows)
-            logp = (x[rows] @ vocabulary.T).float().log_softmax(-1)  # (n, C) @ (C, V) -> (n, V)
+            logp = (x[rows] @ vocabulary.T).to(exact).log_softmax(-1)  # (n, C) @ (C, V) -> (n, V)
             loss -= logp.gather(1, targets[rows])[:, 0] @ share[rows]
             if learn:
-                one = torch.ones_like(targets[rows], dtype=torch.float32)
+                one = torch.ones_like(targets[rows], dtype=exact)
                 p_minus_y = logp.exp_().scatter_add_(1, targets[rows], -one)
                 dlogits = p_minus_y.mul_(share[rows, None]).to(x.dtype)
                 dx[rows] = dlogits @ vocabulary
@@ -294,6 +326,8 @@ class ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
+        if torch.is_grad_enabled():  # autograd would take dx and dv for constants
+            raise RuntimeError("this loss has no second derivative: use F.cross_entropy(model(ids))")
         dx, dv = ctx.saved_tensors
         return grad * dx, grad * dv, None, None, None
 
@@ -308,6 +342,10 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, vocabulary = x.to(dtype), vocabulary.to(dtype)
+    if x.dtype == torch.float16:  # in which (p - y) / N would vanish
+        x, vocabulary = x.float(), vocabulary.float()
+    if targets.shape != x.shape[:1]:
+        raise ValueError(f"{len(x)} rows want a target each, not {tuple(targets.shape)}")
     n_rows = max(1, n_logits // len(vocabulary))
     with torch.autocast(x.device.type, enabled=False):
         return ChunkedLoss.apply(x, vocabulary, targets, n_rows, torch.is_grad_enabled())

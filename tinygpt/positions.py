@@ -26,7 +26,7 @@ def rotation(
     "A function that turns queries or keys, (B, H, T, D), by their positions."
     if head_dim % 2:
         raise ValueError(f"head_dim={head_dim} makes no pairs: take an even one, as {head_dim + 1}")
-    pair = torch.arange(0, head_dim, 2, device=positions.device)
+    pair = torch.arange(0.0, head_dim, 2, dtype=torch.float32, device=positions.device)
     angles = positions[..., None] / base ** (pair / head_dim)  # (..., T, D/2), in float32
     if positions.dim() == 2:
         angles = angles[:, None]  # (B, 1, T, D/2): the same for all heads

@@ -196,7 +196,7 @@ def _read_header(path: Path, file: BinaryIO) -> dict[str, Stored]:
         if start[8:9] != b"{":
             known = [what for sign, what in SIGNS.items() if start.lstrip().startswith(sign)]
             raise ValueError(f"it is {known[0] if known else 'no safetensors file' if start else 'empty'}")
-        if length > min(size - 8, 100_000_000):
+        if length > min(size - 8, 20_000_000):
             raise ValueError(f"its header should take {length} bytes, of {size} in the whole file; get it again")
         file.seek(8)
         header = parse_json(file.read(length))
