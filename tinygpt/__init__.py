@@ -8,3 +8,5 @@ from tinygpt.attention import Attention, attention_map
 from tinygpt.block import MLP, Block
 from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
 from tinygpt.checkpoints import load, save
+from tinygpt.optim import Muon, build_optimizers
+from tinygpt.training import Record, TrainConfig, train

@@ -229,4 +229,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tinygpt.tokenizer.learn_merges': ('tokenizer.html#learn_merges', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.pieces': ('tokenizer.html#pieces', 'tinygpt/tokenizer.py'),
                                    'tinygpt.tokenizer.special_pattern': ('tokenizer.html#special_pattern', 'tinygpt/tokenizer.py')},
+            'tinygpt.training': {},
             'tinygpt.weights': {}}}

@@ -241,10 +241,15 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[name]
 
 
+def file_of(variant: str | None) -> str:
+    "Where the weights are, as transformers names them, too."
+    return weights.WEIGHTS if variant is None else f"model.{variant}.safetensors"
+
+
 def check_model(model: GPT):
     "Refuse what is not a whole GPT, with the tensors of its config."
-    if not isinstance(model, GPT):
-        raise ValueError(f"a GPT is wanted, not a {type(model).__name__}")
+    if not all(hasattr(getattr(model, "config", None), name) for name in GPTConfig.__dataclass_fields__):
+        raise ValueError(f"a GPT is wanted, not a {type(model).__name__}")  # the chapter's own class is one, too
     with torch.device("meta"):
         wanted = GPT(model.config).state_dict()
     if other := sorted(wanted.keys() ^ model.state_dict().keys()):
@@ -273,6 +278,7 @@ def save(
     model: GPT,
     tok: Tokenizer | None = None,
     dtype: str | torch.dtype | None = None,  # "bfloat16" halves the file; if None, what the model has
+    variant: str | None = None,  # "best" writes model.best.safetensors, beside other weights of the same model
 ):
     "Write a model and its tokenizer, in a form that transformers opens if it knows the shape."
     model, folder = getattr(model, "_orig_mod", model), Path(folder).expanduser()  # what torch.compile wraps
@@ -286,7 +292,7 @@ def save(
         why = " or ".join(f"{shape} ({', '.join(other(model.config, shape))})" for shape in SHAPES)
         warnings.warn(f"only tinygpt opens this model, whose shape is not that of {why}", stacklevel=2)
     make_room(folder, spec, tok)
-    weights.write_weights(folder, {name: t.to(dtype) for name, t in to_theirs(ours, kind).items()})
+    weights.write_weights(folder, {name: t.to(dtype) for name, t in to_theirs(ours, kind).items()}, file_of(variant))
     if tok is not None:
         tok.save(folder)
     write_json(folder / "config.json", spec)
@@ -312,11 +318,12 @@ def load(
     name: str | Path,  # a run, a folder that transformers wrote, or a model's name on the hub
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
+    variant: str | None = None,  # "best" reads model.best.safetensors
 ) -> tuple[GPT, Tokenizer | None]:
     "A model, ready to write, and its tokenizer, if there is one."
     torch.empty(0, device=device)  # fails at once if there is no such device
     dtype, folder = as_dtype(dtype), weights.find_folder(name, accept=config_from_json)
-    spec, stored = weights.read_config(folder), weights.list_weights(folder)
+    spec, stored = weights.read_config(folder), weights.list_weights(folder, file_of(variant))
     kind, model = empty_model(folder / "config.json", spec, stored)
     wanted, config = model.state_dict(), model.config
     bare = kind == "gpt2" and "wte.weight" in stored  # the hub's own has no prefix
@@ -325,7 +332,7 @@ def load(
     twice = config.tied and kind is not None and "lm_head.weight" in stored
     if twice:  # older files carry the head of a tied model a second time
         shapes["lm_head.weight"] = config.vocab_size, config.n_embd
-    read = weights.read_weights(folder, shapes, NO_WEIGHT, dtype)
+    read = weights.read_weights(folder, shapes, NO_WEIGHT, dtype, file_of(variant))
     theirs = {name: read[names[name]] for name in names}
     if twice and not read["lm_head.weight"].equal(theirs[their_name("embed.weight", kind)]):
         wrong = "says that the head is the embedding, but in the weights they differ"

@@ -33,7 +33,8 @@ class Flow:
         try:
             with torch.no_grad():
                 self.ids = torch.tensor([list(ids)], dtype=torch.int64, device=device)
-                logits = model.eval()(self.ids, seen=self.weights, past=[keep] * model.config.n_layer)
+                look = {"positions": torch.arange(self.ids.shape[1], device=device), "seen": self.weights}
+                logits = model.eval()(self.ids, past=[keep] * model.config.n_layer, **look)
         finally:
             model.train(learning)
             for hook in hooks:

@@ -1,0 +1,349 @@
+"""Training: equal to a loop by hand, resumed to the bit, and nothing lost whatever goes wrong."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tinygpt import training, weights
+from tinygpt.checkpoints import load
+from tinygpt.data import Windows, corpus, encode_corpus, in_order
+from tinygpt.gpt import GPT, GPTConfig
+from tinygpt.tokenizer import CharTokenizer
+from tinygpt.training import Diverged, Record, TrainConfig, read_log, train, validate
+
+TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "sums.txt"
+    path.write_text(TEXT)
+    return corpus(path), CharTokenizer.train(TEXT)
+
+
+def new(tok, **changes):
+    torch.manual_seed(0)
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "dropout": 0.1}
+    return GPT(GPTConfig.modern(tok.vocab_size, **sizes | changes))
+
+
+CONFIG = TrainConfig(steps=12, batch_size=2, eval_every=5, save_every=3)
+
+
+def run(lesson, config=CONFIG, model=None, **how):
+    text, tok = lesson
+    model = new(tok) if model is None else model
+    return model, train(model, tok, text, config, **{"progress": False} | how)
+
+
+def same(a, b):
+    return all(p.equal(q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def losses(records):
+    return [(record.step, record.loss, record.val_loss) for record in records]
+
+
+def stop_at(step, how=RuntimeError):
+    def consume(record):
+        if record.step == step:
+            raise how("stopped")
+
+    return consume
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_it_is_the_loop_one_would_write_by_hand(lesson, schedule):
+    text, tok = lesson
+    settings = {"optimizer": "adamw", "lr": 0.003, "weight_decay": 0.1, "clip": 0.5, "warmup": 4}
+    got, records = run(lesson, replace(CONFIG, schedule=schedule, **settings), new(tok, dropout=0.0))
+    model = new(tok, dropout=0.0)
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, 0.003, betas=(0.9, 0.98))
+    windows, val = Windows(encode_corpus(text.train, tok), 32, 2), in_order(encode_corpus(text.val, tok), 32, 2)
+    for step, record in enumerate(records):
+        loss = model.loss(*windows[step])
+        loss.backward()
+        norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+        for p in model.parameters():
+            p.grad *= min(1, 0.5 / norm)
+        if schedule == "linear":
+            share = min((step + 1) / 4, 1, (12 - step) / 6)
+        else:
+            share = min((step + 1) / 4, (1 + math.cos(math.pi * max(0, step - 3) / 9)) / 2)
+        for group in adamw.param_groups:
+            group["lr"] = 0.003 * share
+        adamw.step()
+        adamw.zero_grad()
+        assert record.step == step + 1 and record.steps == 12
+        assert record.loss == pytest.approx(loss.item(), rel=1e-4)
+        assert record.grad_norm == pytest.approx(norm.item(), rel=1e-3)
+        assert record.share == pytest.approx(share)
+    for p, q in zip(got.parameters(), model.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
+    assert [record.step for record in records if record.val_loss is not None] == [5, 10, 12]
+    model.eval()
+    nats = [(model.loss(*batch).item() * batch[2].sum().item(), batch[2].sum().item()) for batch in list(val)]
+    assert validate(got, val, most=len(val)) == pytest.approx(
+        sum(n for n, _ in nats) / sum(t for _, t in nats), rel=1e-3
+    )
+
+
+def test_the_model_learns_and_is_left_ready_to_write(lesson):
+    model, records = run(lesson, replace(CONFIG, steps=60, eval_every=60))
+    assert records[0].loss == pytest.approx(math.log(lesson[1].vocab_size), abs=0.1)
+    assert records[-1].val_loss < records[0].loss - 1 and not model.training
+    assert records[-1].tokens == 60 * 2 * 32
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("last", [1, 3, 7, 11])
+def test_a_run_that_was_stopped_goes_on_to_the_bit(lesson, tmp_path, optimizer, last):
+    config = replace(CONFIG, optimizer=optimizer)
+    whole, records = run(lesson, config)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(lesson, config, out=tmp_path, consumers=[stop_at(last)])
+    model = new(lesson[1])
+    torch.nn.init.zeros_(model.embed.weight)  # what it was does not matter
+    if last < 3:  # before the first checkpoint: nothing to go on with, and it says so by beginning again
+        model = new(lesson[1])
+    again, rest = run(lesson, config, model, out=tmp_path, resume=True)
+    first = last // 3 * 3
+    assert losses(rest) == losses(records[first:]) and same(whole, again)
+    assert [int(row["step"]) for row in read_log(tmp_path / "log.csv")] == list(range(1, 13))
+    assert [float(row["loss"]) for row in read_log(tmp_path / "log.csv")] == [record.loss for record in records]
+    assert same(load(tmp_path)[0], whole)
+
+
+def test_the_best_is_kept_beside_the_last(lesson, tmp_path, monkeypatch):
+    measured = iter([2.0, 1.0, 3.0])
+    monkeypatch.setattr(training, "validate", lambda *_: next(measured))
+    kept = []
+    model, _ = run(
+        lesson, out=tmp_path, consumers=[lambda r: kept.append(r.step == 10 and load(tmp_path, variant="best")[0])]
+    )
+    best = next(filter(None, kept))
+    assert same(load(tmp_path, variant="best")[0], best) and not same(best, model)
+    assert same(load(tmp_path)[0], model)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(lesson, tmp_path):
+    whole, records = run(lesson)
+    with pytest.raises(RuntimeError):
+        run(lesson, out=tmp_path, consumers=[stop_at(11)])
+    newest = max((tmp_path / "state").glob("*.safetensors"))
+    raw = bytearray(newest.read_bytes())
+    raw[-5] ^= 4
+    newest.write_bytes(raw)
+    with pytest.warns(UserWarning, match="00000009.*checksum.*goes on from the checkpoint before it"):
+        again, rest = run(lesson, out=tmp_path, resume=True)
+    assert losses(rest) == losses(records[6:]) and same(whole, again)
+    for path in (tmp_path / "state").glob("*.json"):
+        path.write_text("{")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no checkpoint.*can be read"):
+        run(lesson, out=tmp_path, resume=True)
+
+
+OFTEN = replace(CONFIG, steps=30, save_every=1, eval_every=2)
+CHILD = """
+import os, sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_training import *
+open({folder!r} + ".txt", "w").write(TEXT)
+lesson = corpus({folder!r} + ".txt"), CharTokenizer.train(TEXT)
+for path in sys.stdin:
+    if not (number := os.fork()):
+        run(lesson, OFTEN, out=path.strip(), resume=True)
+        os._exit(0)
+    print(number, flush=True)
+    print(os.waitpid(number, 0)[1], flush=True)
+"""
+
+
+def test_killed_fifty_times_at_random_instants_it_goes_on_to_the_bit(lesson, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole, records = run(lesson, OFTEN)
+    torch.set_num_threads(threads)
+    script = CHILD.format(tests=os.path.dirname(__file__), folder=str(tmp_path / "text"))
+    chance, kills, finished = random.Random(0), 0, 0
+    with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True, bufsize=1) as child:
+        while True:
+            folder = tmp_path / f"run{finished}"
+            child.stdin.write(f"{folder}\n")
+            number = int(child.stdout.readline())
+            if kills < 50:
+                time.sleep(chance.uniform(0, 0.4))
+                with suppress(ProcessLookupError):  # it was quicker
+                    os.kill(number, signal.SIGKILL)
+            if int(child.stdout.readline()):
+                kills += 1
+                continue
+            assert same(load(folder)[0], whole)
+            rows = read_log(folder / "log.csv")
+            assert [(int(row["step"]), float(row["loss"])) for row in rows] == [(r.step, r.loss) for r in records]
+            finished += 1
+            if kills == 50:
+                break
+        child.stdin.close()
+    assert kills == 50
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(lesson, tmp_path, capsys):
+    whole, records = run(lesson)
+
+    def press(record):
+        if record.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    _, first = run(lesson, out=tmp_path, consumers=[press])
+    assert first[-1].step == 5
+    said = capsys.readouterr().out
+    assert "stopped after step 5 of 12" in said and str(tmp_path) in said and "resume=True" in said
+    again, rest = run(lesson, out=tmp_path, resume=True)
+    assert losses(first + rest) == losses(records) and same(whole, again)
+
+
+def test_a_loss_that_is_no_number_ends_it_and_the_last_good_state_is_kept(lesson, tmp_path):
+    text, tok = lesson
+    model = new(tok)
+
+    def poison(record):
+        if record.step == 7:
+            poison.good = {name: p.clone() for name, p in model.state_dict().items()}
+            model.loss = lambda *_, **__: GPT.loss(model, *_, **__) * math.nan
+
+    with pytest.raises(Diverged, match="in step 8 the loss is nan"):
+        run(lesson, model=model, out=tmp_path, consumers=[poison])
+    kept, _ = load(tmp_path)
+    assert all(kept.state_dict()[name].equal(p) for name, p in poison.good.items())
+    assert read_log(tmp_path / "log.csv")[-1]["step"] == "7"
+
+
+def test_two_runs_cannot_write_into_one_folder(lesson, tmp_path):
+    said = []
+
+    def second(record):
+        if record.step == 4:
+            with pytest.raises(ValueError) as error:
+                run(lesson, out=tmp_path, resume=True)
+            said.append(str(error.value))
+
+    run(lesson, out=tmp_path, consumers=[second])
+    assert "another run is writing" in said[0] and str(tmp_path) in said[0]
+    with pytest.raises(ValueError, match="has a run already.*resume=True"):
+        run(lesson, out=tmp_path)
+    with pytest.raises(ValueError, match="begun with batch_size=2"):
+        run(lesson, replace(CONFIG, batch_size=3), out=tmp_path, resume=True)
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(lesson, tmp_path, monkeypatch):
+    whole, records = run(lesson)
+    real = os.fsync
+
+    def full(number):
+        if sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors")) > 100_000:
+            raise OSError(28, "No space left on device")
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="cannot be written in .*No space left on device.*make room"):
+        run(lesson, out=tmp_path)
+    monkeypatch.setattr(os, "fsync", real)
+    again, rest = run(lesson, out=tmp_path, resume=True)
+    assert rest[0].step > 1 and losses(rest) == losses(records[rest[0].step - 1 :]) and same(whole, again)
+
+
+def test_a_folder_that_cannot_be_made_is_named(lesson, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        run(lesson, out=tmp_path / "file" / "run")
+
+
+def test_minutes_end_on_time_at_any_speed(lesson, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(training, "perf_counter", lambda: clock[0])
+    real = training.Run.lesson
+
+    def slow(self):
+        clock[0] += 0.5 if self.step < 30 else 1.0  # after a while the machine has other things to do
+        return real(self)
+
+    monkeypatch.setattr(training.Run, "lesson", slow)
+    _, records = run(lesson, replace(CONFIG, steps=None, minutes=1, warmup=3))
+    assert clock[0] == pytest.approx(60, abs=1.5) and len(records) == pytest.approx(75, abs=2)
+    assert records[-1].share < 0.1 and max(record.share for record in records) == 1
+    assert abs(records[0].steps - 120) <= 2
+
+
+def test_epochs_are_as_many_steps_as_the_text_has(lesson):
+    text, tok = lesson
+    n = Windows(encode_corpus(text.train, tok), 32, 2).n
+    _, records = run(lesson, replace(CONFIG, steps=None, epochs=0.5, eval_every=1000))
+    assert len(records) == round(n * 0.5 / 2) == records[-1].steps
+
+
+REFUSED = [
+    ({"steps": None}, "nothing says how long"),
+    ({"minutes": 2}, "steps=12 and minutes=2"),
+    ({"steps": 0}, "steps=0"),
+    ({"batch_size": 1.5}, "batch_size=1.5"),
+    ({"clip": 0}, "clip=0"),
+    ({"warmup": -1}, "warmup=-1"),
+    ({"schedule": "step"}, "'step'.*linear, cosine"),
+    ({"dtype": "float16"}, "'float16'.*float32, bfloat16"),
+    ({"optimizer": "sgd"}, "'sgd'.*'muon'.*'adamw'"),
+    ({"lr": -1.0}, "lr=-1.0"),
+]
+
+
+@pytest.mark.parametrize("changes, words", REFUSED, ids=str)
+def test_impossible_settings_are_refused_in_a_sentence(lesson, changes, words):
+    with pytest.raises(ValueError, match=words):
+        run(lesson, replace(CONFIG, **changes))
+
+
+def test_sixteen_bits_learn_nearly_the_same(lesson):
+    _, full = run(lesson)
+    _, half = run(lesson, replace(CONFIG, dtype="bfloat16"))
+    assert half[-1].loss == pytest.approx(full[-1].loss, abs=0.1) and half[-1].loss != full[-1].loss
+
+
+def test_elsewhere_than_in_a_terminal_progress_is_lines(lesson, capsys):
+    run(lesson, progress=True)
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step 5 of 12", "step 10 of 12", "step 12 of 12"]
+    assert "\r" not in said.out + said.err and "\x1b" not in said.out + said.err
+
+
+def test_skills_are_measured_where_the_corpus_has_them(tmp_path):
+    from tinygpt.tales import the_tokenizer
+
+    tok = the_tokenizer()
+    model = new(tok, block_size=256)
+    records = train(model, tok, corpus("tales"), replace(CONFIG, steps=2, eval_every=2), tmp_path, progress=False)
+    assert set(records[-1].skills) == {"name", "pronoun", "color", "count", "copy", "quote"}
+    assert json.loads(read_log(tmp_path / "log.csv")[-1]["skills"]) == records[-1].skills
+
+
+def test_a_checkpoint_is_what_resuming_needs_and_two_stay(lesson, tmp_path):
+    model, _ = run(lesson, out=tmp_path)
+    names = sorted(path.name for path in (tmp_path / "state").iterdir())
+    assert names == [f"{step:08d}.{end}" for step in (9, 12) for end in ("json", "safetensors")]
+    shapes = weights.list_weights(tmp_path / "state", "00000012.safetensors")
+    assert {name for name in shapes if name.startswith("model.")} == {f"model.{n}" for n in model.state_dict()}
+    assert isinstance(Record(1, 1, 1.0, 1.0, 1.0, 1, 1.0, 1.0).val_loss, type(None))
