@@ -82,6 +82,11 @@ def test_cells_have_names(path):
 
 
 @each_notebook
+def test_no_cell_hides_its_value_behind_a_semicolon(path):
+    assert not [name for name, lines in code_cells(path) if lines and lines[-1].rstrip().endswith(";")]  # nbval sees it
+
+
+@each_notebook
 def test_directives_stand_first(path):
     for name, lines in code_cells(path):
         rest = "\n".join(lines)
