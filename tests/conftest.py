@@ -1,5 +1,6 @@
 """What all tests share: notebooks compared strictly, reference data, and no test left out where none may be."""
 
+import functools
 import os
 import re
 import shutil
@@ -72,3 +73,35 @@ def pytest_runtest_makereport():
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report():
     return forbid_skip((yield))
+
+
+def pair_of_tests(check, right: dict, mistakes: list[tuple]):
+    """Two tests of a chapter's checks: what passes and what counts as not begun; and a diagnosis for each mistake alone."""
+    import torch
+
+    @functools.cache
+    def message(place: int) -> str:
+        name, answer, _ = mistakes[place]
+        verdict = getattr(check, name)(answer)
+        assert verdict.state == "wrong", verdict
+        return verdict.message
+
+    @pytest.mark.parametrize("name", right)
+    def test_right_answers_pass_and_blank_ones_are_no_mistake(name):
+        judge = getattr(check, name)
+        verdict = judge(right[name])
+        assert verdict, verdict
+        assert judge(lambda *_: None).state == judge(...).state == "blank"
+        for wrong in (lambda *_: "no"), (lambda *_: torch.zeros(0)), 3:
+            assert judge(wrong).state == "wrong"
+
+    @pytest.mark.parametrize(
+        "place", range(len(mistakes)), ids=lambda place: f"{mistakes[place][0]}-{mistakes[place][2]}"
+    )
+    def test_each_mistake_has_its_own_diagnosis(place):
+        name, _, said = mistakes[place]
+        assert said in message(place), message(place)
+        others = [other for other, (about, _, words) in enumerate(mistakes) if about == name and words != said]
+        assert not [message(other) for other in others if said in message(other)]
+
+    return test_right_answers_pass_and_blank_ones_are_no_mistake, test_each_mistake_has_its_own_diagnosis
