@@ -120,7 +120,7 @@ def test_a_whole_tale_or_conversation_fits_a_window():
 def test_tales_are_the_same_everywhere():
     texts = [*map(tale, range(1000)), *(tale(seed, heldout=True) for seed in range(100)), *map(chat, range(500))]
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    assert digest == "f9dd18da0eb7730daeb70477f406e76536f0780f4a5a1e0b1c0782bdf10e9de7"
+    assert digest == "ef717e82448b24616e5b5bcb0d9a016267ac7c74c74d590f1f4edeea542b244c"
 
 
 def test_the_grammar_is_whole():
@@ -150,7 +150,7 @@ OTHERS = {
     "pronoun": ["he", "she", "him", "her", "his", "himself", "herself", "He", "She", "His", "Her"],
     "count": ["two", "three", "four", "eleven"],
     "name": ["Ada", "Otto", "Zeno"],
-    "copy": ["Bababa", "Zuzuzu"],
+    "copy": ["Kelkel", "Zadbofi"],
     "quote": [" ", ""],
     "color": ["red", "black", "a red", "an orange", "blue"],
 }

@@ -99,8 +99,8 @@ class Grammar:
 # %% ../nbs/02_tales.ipynb #forms
 SHE = {"he": "she", "him": "her", "his": "her", "himself": "herself"}
 COUNT = "two three four five six seven eight nine ten eleven".split()
-FIRST = [consonant + vowel for consonant in "bdglmnrstv" for vowel in "aeiou"]
-SECOND = [consonant + vowel for consonant in "blmnrv" for vowel in "aeiou"]     # no bad word comes of these
+FIRST = "dal fim gor hul jub kel mop nug pel rud sol tev vel wix yon zad".split()
+SECOND = "bo fi go ka mu ne po ru sa ta vu zi".split()     # no bad word comes of these
 MADE_UP = regex.compile(f"(?i:{'|'.join(FIRST)})(?i:{'|'.join(SECOND)})")
 N_MADE_UP = len(FIRST) * len(SECOND)
 
