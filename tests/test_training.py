@@ -14,12 +14,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tinygpt import training, weights
+from tinygpt import runs, training, weights
 from tinygpt.checkpoints import load
 from tinygpt.data import Windows, corpus, encode_corpus, in_order
 from tinygpt.gpt import GPT, GPTConfig
 from tinygpt.tokenizer import CharTokenizer
-from tinygpt.training import Diverged, Record, TrainConfig, read_log, train, validate
+from tinygpt.runs import read_log
+from tinygpt.training import Diverged, Record, TrainConfig, train, validate
 
 TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))
 

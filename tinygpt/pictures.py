@@ -20,8 +20,8 @@ class Picture:
         return self.text
 
 
-def show(fig, alt: str):
-    "Draw a matplotlib figure, described in words for those who cannot see it."
+def show(fig, alt: str, handle=None):
+    "Draw a matplotlib figure, described in words for those who cannot see it; in place of another, given its handle."
     import matplotlib.pyplot as plt
     from IPython.display import display
 
@@ -29,7 +29,8 @@ def show(fig, alt: str):
     fig.savefig(buffer, format="png", bbox_inches="tight")
     plt.close(fig)
     data = {"image/png": buffer.getvalue(), "text/plain": alt}
-    display(data, raw=True, metadata={"image/png": {"alt": alt, "width": int(fig.get_figwidth() * 100)}})
+    metadata = {"image/png": {"alt": alt, "width": int(fig.get_figwidth() * 100)}}
+    (handle.update if handle else display)(data, raw=True, metadata=metadata)
 
 
 def visible(token: bytes | str) -> str:
