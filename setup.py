@@ -24,6 +24,6 @@ setup(
     package_data={"tinygpt": ["**/*"]},
     exclude_package_data={"tinygpt": ["**/*.pyc"]},
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), "tensorboard": ["tensorboard"], "wandb": ["wandb"]},
     zip_safe=False,
 )

@@ -348,3 +348,148 @@ def test_a_checkpoint_is_what_resuming_needs_and_two_stay(lesson, tmp_path):
     shapes = weights.list_weights(tmp_path / "state", "00000012.safetensors")
     assert {name for name in shapes if name.startswith("model.")} == {f"model.{n}" for n in model.state_dict()}
     assert isinstance(Record(1, 1, 1.0, 1.0, 1.0, 1, 1.0, 1.0).val_loss, type(None))
+
+
+def tiny_teller():
+    from tinygpt.tales import the_tokenizer
+
+    torch.manual_seed(0)
+    model = GPT(GPTConfig.modern(1024, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, block_size=40, tied=False))
+    torch.nn.init.normal_(model.head.weight, std=0.5)
+    return model, the_tokenizer()
+
+
+def test_own_tales_are_drawn_by_the_chances_that_the_model_gives():
+    model, tok = tiny_teller()
+    end, rng = tok.special_tokens["<|end|>"], torch.Generator().manual_seed(5)
+    model.head.weight.data[end] *= 2  # so that some end early
+    ids = torch.full((6, 1), end)
+    for _ in range(40):  # all of it read anew for each token
+        with torch.no_grad():
+            chances = model.eval()(ids)[:, -1].softmax(-1)
+        ids = torch.cat([ids, torch.multinomial(chances, 1, generator=rng)], 1)
+    rows = [row[1:] + [end] for row in ids.tolist()]
+    wanted = [tok.decode(row[: row.index(end)]) for row in rows]
+    model.train()
+    assert training.own_tales(model, tok, n=6, seed=5) == wanted and model.training
+    assert len({len(tok.encode(tale)) for tale in wanted}) > 1
+    assert training.own_tales(model, tok, n=6, seed=6) != wanted
+
+
+def test_possible_is_the_share_that_the_source_can_write():
+    from tinygpt.tales import tale
+
+    right = [tale(seed) for seed in range(6)]
+    assert training.possible(right) == 1 and training.possible([*right, "No.", right[0] + " No."]) == 6 / 8
+
+
+@pytest.mark.parametrize("shape", ["modern", "gpt2"])
+def test_a_primed_model_looks_at_its_likes_and_passes_them_on(shape):
+    torch.manual_seed(0)
+    kv = {"n_kv_head": 2} if shape == "modern" else {}
+    model = GPT(GPTConfig.named(shape, vocab_size=50, n_layer=2, n_head=4, n_embd=32, block_size=16, **kv))
+    training.prime(model)
+    x, attention = torch.randn(7, 32), model.blocks[0].attention
+    group = 4 // attention.key.weight.unflatten(0, (-1, 8)).shape[0]
+    values = attention.value(x).unflatten(-1, (-1, 8)).repeat_interleave(group, 1).flatten(1)
+    passed = attention.proj(values)
+    if group == 1:
+        torch.testing.assert_close(passed, x, rtol=1e-4, atol=1e-4)
+    else:  # fewer values than numbers: what they hold is passed on, and nothing else
+        value = attention.value.weight
+        torch.testing.assert_close(passed, x @ value.T @ value, rtol=1e-4, atol=1e-4)
+    queries = attention.query.weight.unflatten(0, (4, 8))
+    assert attention.key.weight.unflatten(0, (-1, 8)).equal(queries[::group])
+    ids, seen = torch.tensor([[3, 9, 27, 31, 9]]), []
+    with torch.no_grad():
+        loss = model.loss(ids, ids)
+        model(ids, seen=seen)
+    weight = seen[0][0, :, -1].mean(0)
+    assert weight[[1, 4]].sum() > 0.6 and abs(loss - math.log(50)) < 1
+
+
+def records_of(n, skills=True):
+    tested = {"val_loss": 1.5, "skills": dict.fromkeys(training.CHANCE, 0.75), "possible": 0.25}
+    return [
+        Record(i, n, 4 / i, 1.0, 1.0, i, i, 1.0, **(tested if skills and i % 10 == 0 else {})) for i in range(1, n + 1)
+    ]
+
+
+def test_the_plot_shows_the_run_the_floor_the_band_and_the_skills():
+    band = {"step": [1, 40], "low": [1.0, 0.5], "high": [3.0, 0.7]}
+    fig = training.training_plot({"one": records_of(40)}, 0.4, {"counting": 2.5}, band)
+    loss, skills = fig.axes
+    smoothed = [sum(4 / j for j in range(max(1, i - 19), i + 1)) / min(i, 20) for i in range(1, 41)]
+    assert loss.lines[0].get_ydata() == pytest.approx(smoothed)
+    assert list(loss.lines[1].get_xdata()) == [10, 20, 30, 40] and set(loss.lines[1].get_ydata()) == {1.5}
+    said = {text.get_text() for ax in fig.axes for text in ax.texts}
+    assert {"counting", "the floor: 0.400", "75%", "25%"} <= said
+    assert any(set(line.get_ydata()) == {0.4} for line in loss.lines) and len(loss.collections) == 1
+    assert [label.get_text() for label in skills.get_yticklabels()] == [*training.CHANCE, "own tales"]
+    alphas = [bar.get_alpha() for bar in skills.patches[:: 4]]
+    known = [(0.75 - chance) / (1 - chance) for chance in training.CHANCE.values()] + [0.25]
+    assert alphas == pytest.approx([0.06 + 0.94 * share for share in known])
+    assert len(training.training_plot({"a": records_of(20), "b": records_of(30)}).axes) == 1
+    assert len(training.training_plot({"a": records_of(20, skills=False)}, 0.4).axes) == 1
+
+
+def test_the_live_plot_draws_anew_and_once_more_at_the_end(monkeypatch):
+    import IPython.display
+
+    drawn = []
+
+    class Handle:
+        def update(self, data, **how):
+            drawn.append(data["text/plain"])
+
+    monkeypatch.setattr(IPython.display, "display", lambda *_, **__: Handle())
+    live = training.LivePlot(records_of(40)[:10], every=0.0, floor=0.4)
+    for record in records_of(40)[10:13]:
+        live(record)
+    live.every = math.inf
+    for record in records_of(40)[13:]:
+        live(record)
+    assert drawn == [f"Loss and skills after {step} of 40 steps." for step in (11, 12, 13, 40)]
+    assert len(live.records) == 40
+
+
+def test_the_band_is_for_the_recipe_alone():
+    from tinygpt.tales import the_tokenizer
+
+    tales, small = corpus("tales"), GPTConfig.named("tiny")
+    windows = Windows(encode_corpus(tales.train, the_tokenizer()), 256, training.RECIPE.batch_size)
+
+    def band(text=tales, shape=small, **changes):
+        return training.recorded_band(training.Run(GPT(shape), windows, replace(training.RECIPE, **changes)), text)
+
+    assert band(seed=3, save_every=7) is not None and len(band()["low"]) == training.RECIPE.steps
+    assert (band()["low"] < band()["high"]).all()
+    for other in {"lr": 0.01}, {"steps": 400}, {"shape": replace(small, n_layer=2)}, {"text": corpus("chats")}:
+        assert band(**other) is None
+
+
+def test_a_log_is_read_as_it_was_written(lesson, tmp_path):
+    _, records = run(lesson, out=tmp_path)
+    assert training.read_records(tmp_path) == records
+
+
+def test_tensorboard_gets_every_number(lesson, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    _, records = run(lesson, consumers=[training.to_tensorboard(tmp_path)])
+    read = event_accumulator.EventAccumulator(str(tmp_path))
+    read.Reload()
+    assert [(e.step, e.value) for e in read.Scalars("loss")] == pytest.approx([(r.step, r.loss) for r in records])
+    assert [e.step for e in read.Scalars("val_loss")] == [5, 10, 12]
+
+
+def test_weights_and_biases_keeps_it_on_this_machine_when_offline(lesson, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    made = []
+    real = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **settings: made.append(real(**settings)) or made[0])
+    _, records = run(lesson, consumers=[training.to_wandb(project="test", mode="offline", dir=str(tmp_path))])
+    assert made[0].summary["loss"] == pytest.approx(records[-1].loss)
+    assert made[0].summary["val_loss"] == pytest.approx(records[-1].val_loss)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"tokens_per_second" in file.read_bytes()
