@@ -20,7 +20,7 @@ tinygpt.{module}
    :members:
    :undoc-members:
 """
-BY_HAND = ["checkpoints", "training"]  # modules that no chapter makes, and that readers call
+BY_HAND = ["checkpoints"]  # modules that no chapter makes, and that readers call
 
 
 @dataclass

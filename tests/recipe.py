@@ -39,7 +39,7 @@ tokenizer. It was trained on the 4,000 tales of `tinygpt.corpus("tales")`, {step
 The floor is {floor:.4f} nats a token. Measured on all of `val` and on 200 held-out tales, with the weights in 16 bits for seed 0; a share of
 possible tales is that of 64. {machine}
 
-It is a toy: it knows tales of this one grammar, and nothing of the world. To make it again, with its log and the band in which
+It is a toy. It knows tales of this one grammar, and nothing of the world. To make it again, with its log and the band in which
 eight seeds ran: `python -m tests.recipe`.
 """
 

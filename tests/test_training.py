@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tinygpt import runs, training, weights
+from tinygpt import training, weights
 from tinygpt.checkpoints import load
 from tinygpt.data import Windows, corpus, encode_corpus, in_order
 from tinygpt.gpt import GPT, GPTConfig
@@ -426,7 +426,7 @@ def test_the_plot_shows_the_run_the_floor_the_band_and_the_skills():
     assert {"counting", "the floor: 0.400", "75%", "25%"} <= said
     assert any(set(line.get_ydata()) == {0.4} for line in loss.lines) and len(loss.collections) == 1
     assert [label.get_text() for label in skills.get_yticklabels()] == [*training.CHANCE, "own tales"]
-    alphas = [bar.get_alpha() for bar in skills.patches[:: 4]]
+    alphas = [bar.get_alpha() for bar in skills.patches[::4]]
     known = [(0.75 - chance) / (1 - chance) for chance in training.CHANCE.values()] + [0.25]
     assert alphas == pytest.approx([0.06 + 0.94 * share for share in known])
     assert len(training.training_plot({"a": records_of(20), "b": records_of(30)}).axes) == 1

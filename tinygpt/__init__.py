@@ -9,4 +9,4 @@ from tinygpt.block import MLP, Block
 from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
 from tinygpt.checkpoints import load, save
 from tinygpt.optim import Muon, build_optimizers
-from tinygpt.training import Record, TrainConfig, train
+from tinygpt.training import Record, TrainConfig, prime, train
