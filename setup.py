@@ -24,6 +24,7 @@ setup(
     package_data={"tinygpt": ["**/*"]},
     exclude_package_data={"tinygpt": ["**/*.pyc"]},
     install_requires=cfg["requirements"].split(),
+    entry_points={"console_scripts": ["tinygpt = tinygpt.cli:main"]},
     extras_require={"dev": cfg["dev_requirements"].split(), "tensorboard": ["tensorboard"], "wandb": ["wandb"]},
     zip_safe=False,
 )

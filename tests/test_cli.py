@@ -1,0 +1,654 @@
+"""The command line: every command with good input and bad, as a process and within this one."""
+
+import codecs
+import contextlib
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tinygpt import cli
+from tinygpt.checkpoints import load, save
+from tinygpt.cli import COMMANDS, comments, complete, config_file, main, meant, read_settings
+from tinygpt.data import corpus, encode_corpus, in_order
+from tinygpt.gpt import GPT, NAMED, SHAPES, GPTConfig
+from tinygpt.runs import read_log
+from tinygpt.tales import skill_accuracy, the_tokenizer
+from tinygpt.tokenizer import BPETokenizer, CharTokenizer
+from tinygpt.training import TrainConfig, train
+
+TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))
+CONFIGS = sorted(path.stem for path in (Path(cli.__file__).parent / "configs").glob("*.yaml"))
+SMALL = "--config", "small.yaml"
+SETTINGS = """
+model: {n_layer: 1, n_embd: 16, block_size: 32, dropout: 0.1}
+train: {batch_size: 2, save_every: 3, eval_every: 3}
+"""
+
+
+class Input(io.TextIOWrapper):
+    """What comes in, from a pipe or from somebody who types."""
+
+    def __init__(self, given=b"", typed=False):
+        super().__init__(io.BytesIO(given), encoding="utf-8", newline="")
+        self.typed = typed
+
+    def isatty(self):
+        return self.typed
+
+
+def call(*words, given=b""):
+    """A command in this process: its exit code, and what it prints on both channels."""
+    out, err, before = io.TextIOWrapper(io.BytesIO(), "utf-8", newline=""), io.StringIO(), sys.stdin
+    try:
+        sys.stdin = Input(given) if isinstance(given, bytes) else given
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(word) for word in words])
+    finally:
+        sys.stdin = before
+    return code, out.buffer.getvalue().decode(), err.getvalue()
+
+
+def process(*words, given=b"", **how):
+    """A command in a process of its own."""
+    command = [sys.executable, "-m", "tinygpt", *map(str, words)]
+    done = subprocess.run(command, input=given, capture_output=True, timeout=60, **how)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def is_sentence(said):
+    return re.fullmatch(r"tinygpt: [^\n]*\w[^\n]*\n", said) and "Traceback" not in said and "Error" not in said
+
+
+def no_control(said):
+    return not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a text, and a small run that was made by the command in a process."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "sums.txt").write_text(TEXT)
+    (folder / "small.yaml").write_text(SETTINGS)
+    made = process("train", "sums.txt", *SMALL, "--train.steps", 8, cwd=folder)
+    return folder, made
+
+
+@pytest.fixture(autouse=True)
+def inside(place, monkeypatch):
+    monkeypatch.chdir(place[0])
+    return place[0]
+
+
+# How it is asked
+
+
+def test_a_run_is_the_one_that_python_would_make(place, tmp_path):
+    code, out, err = place[1]
+    assert code == 0 and no_control(out) and not err, err
+    assert out.startswith("runs/sums: ") and "step 8 of 8" in out
+    text = corpus("sums.txt")
+    tok = BPETokenizer.train(text.train, 1024)
+    torch.manual_seed(0)
+    model = GPT(GPTConfig.modern(tok.vocab_size, n_layer=1, n_embd=16, block_size=32, dropout=0.1))
+    plan = TrainConfig(steps=8, eval_every=3, save_every=3, batch_size=2)
+    train(model, tok, text, plan, out=tmp_path, progress=False)
+    theirs, their_tok = load("runs/sums")
+    assert all(p.equal(q) for p, q in zip(model.parameters(), theirs.parameters(), strict=True))
+    assert their_tok.tokens == tok.tokens
+    assert Path("runs/sums/train.yaml").read_text() == (tmp_path / "train.yaml").read_text()
+
+
+def test_every_field_is_an_option_and_its_comment_the_help():
+    assert comments(TrainConfig)["clip"] == "the largest norm of a gradient"
+    assert comments(GPTConfig)["block_size"] == "the longest text that it can read"
+    code, out, err = call("train", "--help")
+    shown = " ".join(out.split())
+    assert code == 0 and not err and no_control(out)
+    for name, made in ("train", TrainConfig), ("model", GPTConfig):
+        assert len(comments(made)) > 5
+        for field in fields(made):
+            if field.name != "vocab_size":
+                assert f"--{name}.{field.name} " in shown
+                assert comments(made).get(field.name, "") in shown
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS), ["tokenizer", "encode"]], ids=" ".join)
+def test_help(words):
+    code, out, err = call(*words, "--help")
+    assert code == 0 and out.startswith(f"usage: tinygpt {' '.join(words)}") and not err
+
+
+def test_version():
+    import tinygpt
+
+    assert call("--version") == (0, f"tinygpt {tinygpt.__version__}\n", "")
+
+
+def test_the_package_alone_does_not_load_the_parser():
+    ask = (
+        "import sys, tinygpt; print([name for name in ('jsonargparse', 'yaml', 'tinygpt.cli') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True).stdout == "[]\n"
+
+
+# Settings
+
+
+def test_the_configs_of_the_package():
+    said = {name: read_settings(config_file(name)) for name in CONFIGS}
+    assert set(said) == {"tiny", "gpt2", "rope", "shakespeare", "pico", "pico-large"}
+    whole = {name: complete(settings) for name, settings in said.items()}
+
+    def differences(one, other):
+        return {key: (a, b) for key, a in one.items() if (b := other[key]) != a}
+
+    tiny, gpt2, rope = (whole[name]["model"] for name in ("tiny", "gpt2", "rope"))
+    assert {key for key in differences(tiny, gpt2)} == {"preset", "n_hidden", *SHAPES["gpt2"]}
+    assert differences(gpt2, rope) == {"position": ("learned", "rope")}
+    for name in "gpt2", "rope":
+        assert {key for key in differences(whole["tiny"], whole[name])} == {"model"}
+    for name in "pico", "pico-large":
+        shape = {key: value for key, value in NAMED[name].items() if key != "vocab_size"}
+        assert whole[name]["model"].items() >= shape.items() and whole[name]["train"]["dtype"] == "bfloat16"
+    assert whole["shakespeare"]["text"] == "shakespeare" and whole["shakespeare"]["tokenizer"] == "char"
+    assert whole["shakespeare"]["model"]["block_size"] == 64
+    for name in CONFIGS:
+        assert config_file(name).read_text().startswith("# ")
+        assert call("train", "--config", name, "--print_config")[0] == 0
+
+
+def printed(*words):
+    code, out, err = call("train", *words, "--print_config")
+    assert code == 0 and not err, err
+    return yaml.safe_load(out)
+
+
+def test_what_is_typed_counts_more_than_the_file_wherever_it_stands(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("model: {n_layer: 3, n_head: 2}\ntrain: {minutes: 5, lr: 1e-3}\nvocab_size: 300\n")
+    options = ["--model.n_layer", "5", "--train.steps", "70", "--train.batch_size=3"]
+    one = printed("--config", mine, *options)
+    assert one == printed(*options, "--config", mine)
+    assert (one["model"]["n_layer"], one["model"]["n_head"], one["model"]["preset"]) == (5, 2, "modern")
+    assert (one["train"]["steps"], one["train"]["minutes"], one["train"]["batch_size"]) == (70, None, 3)
+    assert one["train"]["lr"] == 0.001 and one["vocab_size"] == 300 and one["text"] == "tales"
+    assert printed("sums.txt", "--config", mine)["text"] == str(Path("sums.txt").resolve())
+    assert printed("--config", mine)["train"]["minutes"] == 5
+    pico = printed("--model.preset", "pico", "--config", mine)["model"]
+    assert (pico["n_layer"], pico["n_head"], pico["n_embd"]) == (3, 2, 512)
+
+
+def test_what_is_printed_is_a_file_of_settings(tmp_path):
+    code, out, _ = call("train", "--config", "rope", "--train.lr", "0.02", "--model.tied", "false", "--print_config")
+    assert code == 0
+    (tmp_path / "again.yaml").write_text(out)
+    assert call("train", "--config", tmp_path / "again.yaml", "--print_config") == (0, out, "")
+    assert not Path("runs/tales").exists()
+    fewer = printed("--config", tmp_path / "again.yaml", "--model.n_head", "2")["model"]
+    assert fewer["n_head"] == 2 and fewer["n_kv_head"] is None  # what was open stays open
+
+
+def test_the_tokenizers(tmp_path):
+    made = {}
+    for kind in "auto", "course", "char", "bpe", "runs/sums":
+        out = tmp_path / Path(kind).name
+        words = "--tokenizer", kind, "--vocab_size", 280, "--train.steps", 1, "--out", out
+        code, _, err = call("train", "sums.txt", *SMALL, *words)
+        assert code == 0, err
+        made[kind] = load(out)[1]
+    assert made["course"].tokens == the_tokenizer().tokens
+    assert isinstance(made["char"], CharTokenizer) and set(made["char"].ids) == set(TEXT)
+    assert made["bpe"].tokens == made["auto"].tokens and made["bpe"].vocab_size == 280
+    assert made["runs/sums"].tokens == load("runs/sums")[1].tokens
+    assert cli.make_tokenizer("auto", 300, corpus("chats")) is the_tokenizer()
+
+
+# Runs that go on
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child")
+def test_control_c_names_the_command_that_goes_on(place, tmp_path):
+    words = ["sums.txt", *SMALL, "--train.steps", "150", "--train.save_every", "40"]
+    out = tmp_path / "a run"
+    command = [sys.executable, "-m", "tinygpt", "train", *words, "--out", str(out)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while running.poll() is None and not ((out / "log.csv").exists() and len(read_log(out / "log.csv")) > 5):
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    said, err = running.communicate(timeout=60)
+    done = len(read_log(out / "log.csv"))
+    assert running.returncode == 130 and 5 < done < 150 and "Traceback" not in err
+    assert f"tinygpt train --resume --out '{out}'" in said.splitlines()[-1]
+    code, _, err = call("train", "--resume", "--out", out)
+    assert code == 0 and not err and len(read_log(out / "log.csv")) == 150
+    assert call("train", *words, "--out", tmp_path / "whole")[0] == 0
+    one, other = load(out)[0], load(tmp_path / "whole")[0]
+    assert all(p.equal(q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_run_that_was_stopped_at_once_begins_again(tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    words = ["sums.txt", *SMALL, "--train.steps", 3, "--vocab_size", 280, "--out", tmp_path]
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "train", stopped)
+        code, _, err = call("train", *words)
+    assert code == 130 and "Traceback" not in err
+    assert call("train", "--resume", "--out", tmp_path)[0] == 0 and load(tmp_path)[1].vocab_size == 280
+
+
+def test_the_settings_of_a_run_start_another_like_it(tmp_path):
+    code, _, err = call("train", "--config", "runs/sums/command.yaml", "--out", tmp_path)
+    assert code == 0, err
+    assert load(tmp_path)[0].embed.weight.equal(load("runs/sums")[0].embed.weight)
+
+
+def test_a_folder_with_a_run_is_left_alone():
+    before = {path: path.read_bytes() for path in Path("runs/sums").rglob("*") if path.is_file()}
+    for words, said in [
+        (["sums.txt"], "has a run already"),
+        (["sums.txt", "--resume", "--train.steps", "9"], "another train"),
+        (["--resume", "--out", "runs/sums", "--model.n_layer", "2"], "another model"),
+        (["tales", "--resume", "--out", "runs/sums"], "another text"),
+    ]:
+        code, _, err = call("train", *words)
+        assert code == 1 and said in err and is_sentence(err), err
+    assert before == {path: path.read_bytes() for path in before}
+    same = ["sums.txt", *SMALL, "--train.steps", "8"]  # the command of before, once more
+    for words in same, ["--out", "runs/sums"]:
+        assert call("train", "--resume", *words)[0] == 0
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path):
+    words = ["sums.txt", *SMALL, "--train.steps", 6, "--out", tmp_path]
+    assert call("train", *words)[0] == 0
+    (tmp_path / "state" / "00000006.safetensors").write_bytes(b"no tensors")
+    code, out, err = call("train", "--resume", "--out", tmp_path)
+    assert code == 0 and is_sentence(err) and "goes on from the checkpoint before it" in err
+    assert [int(row["step"]) for row in read_log(tmp_path / "log.csv")] == [1, 2, 3, 4, 5, 6]
+
+
+# Writing
+
+
+def test_it_goes_on_with_what_is_piped_in():
+    ask = "train", "--resume", "--out", "runs/sums", "--write"
+    code, out, err = call(*ask, given="3 and\n\n4 and".encode())
+    assert code == 0 and not err and not cli.CONTROL.search(out)  # whatever bytes it writes
+    assert "\n3 and" in out and "\n4 and" in out and ">" not in out and len(out) > 400
+    assert (code, out, err) == call(*ask, given="3 and\n\n4 and".encode())
+    assert call(*ask)[0] == 0
+
+
+def test_it_asks_who_types_and_ends_where_a_tale_ends(monkeypatch):
+    tok = the_tokenizer()
+    end = tok.special_tokens["<|end|>"]
+    model = GPT(GPTConfig.modern(tok.vocab_size, n_layer=1, n_embd=16, block_size=8))
+    torch.nn.init.zeros_(model.embed.weight)
+    seen, asked = [], []
+
+    def forward(ids):
+        seen.append(ids.tolist())
+        logits = torch.full((1, ids.shape[1], tok.vocab_size), -100.0)
+        logits[:, -1, end if len(seen) % 12 == 0 else 65] = 100.0
+        return logits
+
+    model.forward = forward
+    typed = iter(["Once", "Twice"])
+
+    def ask(prompt):
+        asked.append(prompt)
+        return next(typed, None) or (_ for _ in ()).throw(EOFError)
+
+    monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr(sys, "stdin", Input(typed=True))
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        cli.write(model, tok, whole_texts=True)
+    letter = tok.decode([65])
+    assert asked == ["> "] * 3 and seen[0] == [[end, *tok.encode("Once")]]
+    assert max(len(ids[0]) for ids in seen) == 8
+    assert out.getvalue().split("\n", 1)[1] == f"Once{11 * letter}\n\nTwice{11 * letter}\n\n"
+
+
+def test_a_letter_that_it_does_not_know_is_said_and_no_end(tmp_path):
+    words = "sums.txt", *SMALL, "--tokenizer", "char", "--train.steps", 1, "--out", tmp_path, "--write"
+    code, out, err = call("train", *words, given="é\n1 and".encode())
+    assert code == 0 and is_sentence(err) and "'é'" in err and "\n1 and" in out
+
+
+# Judging
+
+
+def by_hand(folder, text, variant=None):
+    model, tok = load(folder, variant=variant)
+    nats, batches = 0.0, in_order(encode_corpus(text.val, tok), model.config.block_size, 3)
+    with torch.no_grad():
+        for ids, targets, mask in batches:
+            logp = model(ids).log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+            nats -= (logp * mask).sum().item()
+    return nats, len(batches.tokens) - 1
+
+
+def test_eval_says_what_one_would_find_by_hand():
+    code, out, err = call("eval", "runs/sums", "--json")
+    assert code == 0 and not err
+    found = json.loads(out)
+    nats, n = by_hand("runs/sums", corpus("sums.txt"))
+    text = "".join(corpus("sums.txt").val)
+    first = load("runs/sums")[1].encode(text)[0]
+    n_bytes = len(text.encode()) - len(load("runs/sums")[1].token_bytes(first))
+    assert found["tokens"] == n and found["loss"] == pytest.approx(nats / n, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(nats / n), rel=1e-4)
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-5)
+    assert found["floor"] is found["skills"] is None and found["run"] == "runs/sums"
+    best = json.loads(call("eval", "runs/sums", "--best", "--json")[1])
+    nats, n = by_hand("runs/sums", corpus("sums.txt"), "best")
+    assert best["loss"] == pytest.approx(nats / n, rel=1e-5)
+    code, out, err = process("eval", "runs/sums")
+    assert code == 0 and not err and no_control(out)
+    assert re.search(rf"^loss \(nats a token\) +{found['loss']:.3f}$", out, re.M)
+    assert re.search(rf"^bits per byte +{found['bits_per_byte']:.3f}$", out, re.M)
+
+
+def test_tales_have_a_floor_and_skills(tmp_path):
+    tok, text = the_tokenizer(), corpus("tales")
+    torch.manual_seed(0)
+    model = GPT(GPTConfig.modern(tok.vocab_size, n_layer=1, n_embd=16, block_size=256)).eval()
+    save(tmp_path, model, tok)
+    code, out, _ = call("eval", tmp_path, "tales", "--json")
+    found = json.loads(out)
+    ends = sum(1 for _ in text.val)
+    n = sum(len(tok.encode(tale)) for tale in text.val) + ends
+    floor = -sum(map(text.logprob, text.val)) / n
+    assert code == 0 and found["tokens"] == n and found["floor"] == pytest.approx(floor)
+    assert found["skills"] == skill_accuracy(model, tok, text)
+    n_bytes = sum(len(tale.encode()) for tale in text.val)
+    assert found["bits_per_byte"] == pytest.approx(found["loss"] * n / math.log(2) / n_bytes)
+    code, out, _ = call("eval", tmp_path, "tales")
+    assert re.search(rf"^above the floor +{found['loss'] - found['floor']:.3f}$", out, re.M)
+    assert [name for name in found["skills"] if not re.search(rf"^skill: {name} +[\d.]+%$", out, re.M)] == []
+    found = json.loads(call("eval", "runs/sums", "tales", "--json")[1])  # tales are longer than it reads
+    assert found["skills"] is None and found["loss"] > found["floor"] > 0
+
+
+# Tokenizers
+
+
+def test_a_tokenizer_of_ones_own():
+    code, out, err = process("tokenizer", "train", "sums.txt", "--vocab_size", 270, "--out", "mine")
+    assert code == 0 and not err and "270" in out
+    tok = BPETokenizer.load("mine")
+    assert tok.tokens == BPETokenizer.train(corpus("sums.txt").train, 270).tokens
+    code, out, err = call("tokenizer", "encode", "1 and 2", "--tokenizer", "mine")
+    assert (code, out, err) == (0, " ".join(map(str, tok.encode("1 and 2"))) + "\n", "")
+    assert call("tokenizer", "decode", *out.split(), "--tokenizer", "mine") == (0, "1 and 2", "")
+    assert call("tokenizer", "encode", "ab")[1] == " ".join(map(str, the_tokenizer().encode("ab"))) + "\n"
+    before = Path("mine/tokenizer.json").read_bytes()
+    code, _, err = call("tokenizer", "train", "sums.txt", "--out", "mine")
+    assert code == 1 and "already" in err and Path("mine/tokenizer.json").read_bytes() == before
+
+
+LETTERS = "naïve 好 🙂\r\n\ttab\0 \u2028 <|end|> "
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "no end", "end\n", "\r\n\r", codecs.BOM_UTF8.decode() + "a", LETTERS, LETTERS * 9000, " "]
+)
+def test_what_is_encoded_and_decoded_is_the_same_to_the_byte(text):
+    code, ids, err = call("tokenizer", "encode", given=text.encode())
+    assert code == 0 and not err and ids.count("\n") == 1 and ids.endswith("\n")
+    assert list(map(int, ids.split())) == the_tokenizer().encode(text)
+    assert call("tokenizer", "decode", given=ids.encode()) == (0, text, "")
+
+
+def test_a_pipe_between_processes():
+    code, ids, err = process("tokenizer", "encode", given=LETTERS.encode())
+    assert code == 0 and not err
+    assert process("tokenizer", "decode", given=ids.encode()) == (0, LETTERS, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another kind of pipe")
+def test_a_reader_that_leaves_early():
+    Path("long.txt").write_text(TEXT * 60)
+    command = [sys.executable, "-m", "tinygpt", "tokenizer", "encode"]
+    with open("long.txt") as given:
+        running = subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdout.read(10)
+    running.stdout.close()
+    err = running.stderr.read()
+    running.stderr.close()
+    assert running.wait(60) == 141 and not err
+
+
+# Measuring, drawing
+
+
+def test_bench():
+    code, out, err = process("bench", "tiny", "--device", "cpu", "--batch_size", 1)
+    assert code == 0 and not err and no_control(out)
+    speed = float(re.search(r"^tokens a second +([\d,]+)$", out, re.M)[1].replace(",", ""))
+    each = float(re.search(r"^milliseconds a step +([\d.,]+)$", out, re.M)[1].replace(",", ""))
+    assert speed * each == pytest.approx(256 * 1000, rel=0.02)
+    assert 0 < int(re.search(r"^of a matrix product +(\d+)%$", out, re.M)[1]) < 150
+
+
+def test_the_median_of_what_was_timed(monkeypatch):
+    clock = iter([0, 100, 100, 101, 200, 205, 300, 303])
+    monkeypatch.setattr(cli.time, "perf_counter", lambda: next(clock))
+    assert cli.timed(lambda: None, "cpu", 5) == 3  # 1, 3 and 5, after the first
+
+
+def test_plot(tmp_path):
+    assert call("train", "--config", "runs/sums/command.yaml", "--out", tmp_path / "b", "--train.steps", 4)[0] == 0
+    code, out, err = process("plot", "runs/sums", tmp_path / "b", "--out", tmp_path / "new" / "both.png")
+    assert code == 0 and not err and out == f"{tmp_path / 'new' / 'both.png'}\n"
+    assert (tmp_path / "new" / "both.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "b" / "log.csv").write_text("step\nmany\n")
+    code, _, err = call("plot", tmp_path / "b", "--out", tmp_path / "no.png")
+    assert code == 1 and is_sentence(err) and not (tmp_path / "no.png").exists()
+
+
+def test_a_floor_is_drawn_where_all_runs_share_one(tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(runs, floor=None):
+        import matplotlib.figure
+
+        drawn.append(floor)
+        return matplotlib.figure.Figure()
+
+    monkeypatch.setattr(cli, "training_plot", draw)
+    for name, text, kind in ("a", "tales", "course"), ("b", "tales", "course"), ("c", "chats", "course"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.csv").write_text(Path("runs/sums/log.csv").read_text())
+        (tmp_path / name / "command.yaml").write_text(f"text: {text}\ntrain: {{steps: 1}}\n")
+        the_tokenizer().save(tmp_path / name)
+    out = "--out", tmp_path / "p.png"
+    for names in ("a", "b"), ("a", "c"):
+        assert call("plot", *(tmp_path / name for name in names), *out)[0] == 0
+    assert call("plot", "runs/sums", *out)[0] == 0
+    text = corpus("tales")
+    assert drawn[0] == pytest.approx(
+        -sum(map(text.logprob, text.val)) / (len(encode_corpus(text.val, the_tokenizer())) - 1)
+    )
+    assert drawn[1:] == [None, None]
+
+
+# What goes wrong
+
+
+def test_a_name_that_is_nearly_right():
+    names = ["--config", "--train.steps", "--train.minutes", "--train.lr", "--model.n_layer", "--vocab_size"]
+    for word, right in {
+        "--train.stepz": "--train.steps",
+        "--steps": "--train.steps",
+        "--minuts": "--train.minutes",
+        "--model.steps": "--train.steps",
+        "--model.nlayer": "--model.n_layer",
+        "--model.vocab_size": "--vocab_size",
+        "--confg": "--config",
+        "lr": "--train.lr",
+    }.items():
+        assert meant(word, names) == f"; did you mean {right}?"
+    assert meant("--colour", names) == ""
+
+
+BAD = {  # words, exit code, what is said
+    "nothing": ("", 2, "train, eval, tokenizer, bench, plot"),
+    "command": ("trian", 2, "'trian' is none of .* did you mean train"),
+    "action": ("tokenizer encod", 2, "did you mean encode"),
+    "no action": ("tokenizer", 2, "train, encode, decode"),
+    "option": ("train sums.txt --train.stepz 3", 2, "train.stepz .* did you mean --train.steps"),
+    "option of another command": ("eval runs/sums --jsn", 2, "did you mean --json"),
+    "option of an action": ("tokenizer encode --tokeniser x", 2, "did you mean --tokenizer"),
+    "abbreviation": ("train --train.st 3", 2, "did you mean --train.steps"),
+    "shape of another size": ("train --model.vocab_size 5", 2, "did you mean --vocab_size"),
+    "word for a whole number": ("train --train.steps x", 2, "train.steps is 'x', and should be a whole number"),
+    "fraction": ("train --train.steps 1.5", 2, "a whole number"),
+    "word for a number": ("train --train.lr fast", 2, "train.lr is 'fast', and should be a number"),
+    "word for yes or no": ("train --model.tied perhaps", 2, "should be true or false"),
+    "no value": ("train --train.steps", 2, "train.steps"),
+    "two texts": ("train a b", 2, "'?b'? is no"),
+    "heads": ("train --model.n_head 3", 2, "n_embd=128 .* n_head=3"),
+    "no layers": ("train --model.n_layer 0", 2, "n_layer=0"),
+    "choice": ("train --model.norm bath", 2, "norm='bath'"),
+    "preset": ("train --model.preset gpt5", 2, "gpt5"),
+    "no steps": ("train --train.steps 0", 2, "steps=0"),
+    "no end": ("train --train.minutes null", 2, "steps, epochs and minutes"),
+    "two ends": ("train --train.minutes 1 --train.steps 3", 2, "steps=3 and minutes=1"),
+    "config": ("train --config tinny", 2, "did you mean tiny"),
+    "device": ("train --device gpu", 2, "auto, cpu, cuda"),
+    "text": ("train nothing.txt", 1, "nothing.txt"),
+    "empty text": ("train empty.txt", 1, "empty.txt has 0 bytes"),
+    "short text": ("train short.txt --tokenizer char", 1, "block_size"),
+    "binary text": ("train binary.txt", 1, "binary.txt is not UTF-8"),
+    "folder without text": ("train hollow", 1, "hollow"),
+    "tokenizer": ("train sums.txt --tokenizer bytes --out new", 1, "bytes is no tokenizer"),
+    "vocabulary": ("train sums.txt --vocab_size 20 --out new", 1, "vocab_size=20"),
+    "resume without a run": ("train --resume --out new", 1, "new has no command.yaml"),
+    "a file for a folder": ("train sums.txt --out sums.txt", 1, "sums.txt"),
+    "optimizer": ("train sums.txt --train.optimizer sgd --out new2 --train.steps 1", 1, "sgd"),
+    "eval nothing": ("eval", 2, "RUN|run"),
+    "eval no folder": ("eval new3", 2, "new3"),
+    "eval no such folder": ("eval ./new3 sums.txt", 1, "new3"),
+    "eval no run": ("eval hollow", 1, "hollow has no command.yaml"),
+    "eval text": ("eval runs/sums nothing.txt", 1, "nothing.txt"),
+    "eval damaged": ("eval damaged sums.txt", 1, "damaged"),
+    "eval no best": ("eval bare sums.txt --best", 1, "best"),
+    "eval no tokenizer": ("eval bare sums.txt", 1, "bare has no tokenizer"),
+    "tokenizer train text": ("tokenizer train nothing.txt --out new", 1, "nothing.txt"),
+    "tokenizer train nowhere": ("tokenizer train sums.txt", 2, "--out|out"),
+    "tokenizer train vocabulary": ("tokenizer train sums.txt --vocab_size 3 --out new", 1, "vocab_size=3"),
+    "encode tokenizer": ("tokenizer encode a --tokenizer hollow", 1, "hollow is no tokenizer"),
+    "encode damaged": ("tokenizer encode a --tokenizer damaged", 1, "damaged"),
+    "encode char": ("tokenizer encode a --tokenizer char", 2, "char"),
+    "decode words": ("tokenizer decode 3 four", 1, "'four' is no id"),
+    "decode negative": ("tokenizer decode -- -3", 1, "'-3' is no id"),
+    "decode out of range": ("tokenizer decode 999999", 1, "999999"),
+    "decode huge": (f"tokenizer decode {'9' * 5000}", 1, "999"),
+    "bench size": ("bench big", 2, "tiny, pico"),
+    "bench rows": ("bench --batch_size 0", 2, "batch_size 0"),
+    "plot nothing": ("plot", 2, "RUN|runs"),
+    "plot no run": ("plot hollow", 1, "hollow is no folder of a run"),
+    "plot kind": ("plot runs/sums --out picture.xyz", 1, "xyz"),
+}
+
+
+@pytest.fixture(scope="module")
+def litter(place):
+    """Files and folders that nothing can be done with."""
+    folder = place[0]
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "short.txt").write_text("a short text")
+    (folder / "binary.txt").write_bytes(bytes(range(256)) * 4)
+    (folder / "hollow").mkdir()
+    (folder / "damaged").mkdir()
+    for name in "config.json", "tokenizer.json", "model.safetensors":
+        (folder / "damaged" / name).write_text("{")
+    save(folder / "bare", GPT(GPTConfig.modern(300, n_layer=1, n_embd=16)))
+    return folder
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_sentence_and_the_right_code(name, litter):
+    words, code, said = BAD[name]
+    got, out, err = call(*words.split())
+    assert is_sentence(err), err
+    assert got == code and re.search(said, err), (got, err)
+    assert no_control(out) and not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    "words", ["train nothing.txt", "eval hollow", "tokenizer decode 1 a", "bench big", "plot hollow"]
+)
+def test_as_a_process_too(words, litter):
+    got, out, err = process(*words.split())
+    assert got == 2 if words == "bench big" else 1 and is_sentence(err) and not out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    {
+        b"train: {stepz: 3}": "train.stepz .* did you mean train.steps",
+        b"trian: {steps: 3}": "trian.steps .* did you mean train",
+        b"model: {n_layer: many}": "model.n_layer is 'many', and should be a whole number",
+        b"model: {n_head: 3}": "n_head=3",
+        b"resume: true": "resume",
+        b"train: 5": "train is 5",
+        b"model: [1, 2]": "model",
+        b"- 1": "settings",
+        b"hello": "settings",
+        b"": "settings",
+        b"train: {": "wrong",
+        b"\xff\xfe": "wrong",
+        b"a: !!python/object/apply:os.system [ls]": "wrong",
+        b"x: &a [*a]": "wrong",
+        b"text: [1]\ntrain: {steps: 1}": "text",
+        b"train: {steps: 1, minutes: 2}": "steps=1 and minutes=2",
+        b"model: {vocab_size: 5}": "vocab_size",
+        b"1: 2": "wrong",
+    }.items(),
+)
+def test_files_that_are_no_settings(content, said, tmp_path):
+    (tmp_path / "wrong.yaml").write_bytes(content)
+    code, out, err = call("train", "--config", tmp_path / "wrong.yaml")
+    assert code == 2 and is_sentence(err) and re.search(said, err) and not out, err
+
+
+def test_a_config_that_cannot_be_read(tmp_path):
+    code, _, err = call("train", "--config", tmp_path)
+    assert code in (1, 2) and is_sentence(err) and str(tmp_path) in err
+
+
+def test_nothing_to_read_from():
+    for words in ["tokenizer encode", "tokenizer decode", "train --resume --out runs/sums --write"]:
+        code, _, err = call(*words.split(), given=None)
+        assert code == 1 and is_sentence(err) and "closed" in err
+
+
+def test_bytes_that_are_no_text():
+    for given in b"\xff", b"ab\xc3", b"a" * 70000 + b"\xe5\xa5":
+        code, _, err = call("tokenizer", "encode", given=given)
+        assert code == 1 and is_sentence(err) and "UTF-8" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no /dev/full")
+def test_a_full_disk_behind_the_output():
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "tinygpt", "tokenizer", "encode", "a text"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and is_sentence(done.stderr)
