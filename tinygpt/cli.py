@@ -50,38 +50,38 @@ def comments(made: type) -> dict[str, str]:
     "What stands behind the fields of a dataclass, in its source."
     return dict(re.findall(r"^ {4}(\w+):.*?  # (.*)$", inspect.getsource(made), re.M))
 
-def add_fields(parser: ArgumentParser, name: str, made: type, about: str, skip: tuple[str, ...] = ()):
+def add_fields(parser: ArgumentParser, name: str, made: type, about: str, skip: str = ""):
     "One option for each field of a dataclass: --train.lr for the field lr."
     said, hints = comments(made), get_type_hints(made)
     group = parser.add_argument_group(name, about)
     for field in fields(made):
-        if field.name not in skip:
+        if field.name != skip:
             usual = "" if field.default is None else f" (default: {field.default})"
             group.add_argument(f"--{name}.{field.name}", type=hints[field.name], default=SUPPRESS,
-                               metavar=field.name.upper(), help=said.get(field.name, "") + usual or " ")
+                               metavar=field.name.upper(), help=said.get(field.name, "") + usual)
 
 # %% ../nbs/17_cli.ipynb #settings-export
 SETTINGS = ("text", "tokenizer", "vocab_size", "prime", "model", "train")
 
 def new_parser(usage: str, about: str) -> ArgumentParser:
     "A parser that raises what it has to say."
-    return ArgumentParser(usage=f"tinygpt {usage}", description=about, exit_on_error=False, print_config=None,
-                          allow_abbrev=False)
+    return ArgumentParser(usage=f"tinygpt {usage}", description=about, exit_on_error=False,
+                          allow_abbrev=False, print_config=None)
 
 def add_settings(p: ArgumentParser):
     "All that can be said about a run."
     p.add_argument("text", nargs="?", type=str, default=SUPPRESS, metavar="TEXT",
                    help=f"a file, a folder, or one of {', '.join(CORPORA)}")
-    p.add_argument("--tokenizer", type=str, default=SUPPRESS, help="course, char (a token for each "
-                   "character), bpe (learned from the text), a folder, or auto: the course's own for "
-                   "its own texts, otherwise bpe")
+    p.add_argument("--tokenizer", type=str, default=SUPPRESS, help="course, char (a token for "
+                   "each character), bpe (learned from the text), a folder, or auto: the course's "
+                   "own for its own texts, otherwise bpe")
     p.add_argument("--vocab_size", type=int, default=SUPPRESS, help="of bpe (default: 1024)")
-    p.add_argument("--prime", type=bool, default=SUPPRESS, help="whether the model begins by looking "
-                   "for what is alike (default: False)")
+    p.add_argument("--prime", type=bool, default=SUPPRESS, help="whether the model begins by "
+                   "looking for what is alike (default: False)")
     p.add_argument("--model.preset", type=str, default=SUPPRESS, metavar="PRESET",
                    help=f"one of {', '.join(NAMED)} (default: modern)")
     add_fields(p, "model", GPTConfig, "What is not given, the preset decides; these are the "
-               "defaults of modern.", skip=("vocab_size",))
+               "defaults of modern.", skip="vocab_size")
     add_fields(p, "train", TrainConfig, TrainConfig.__doc__)
 
 # %% ../nbs/17_cli.ipynb #meant-export
@@ -118,7 +118,9 @@ def explain(said: str, names: Iterable[str]) -> str:
         return f"{word[1]!r} is none of {', '.join(choices)}{meant(word[1], choices)}"
     if word := re.search(r'to be one of {(.*?)}, but it was not', said):
         return f"one of {word[1].replace(',', ', ')} is wanted: see --help"
-    return " ".join(said.split())
+    if word := re.search(r"arguments are required: (\S+)", said):
+        return f"{last_part(word[1])} is missing: see --help"
+    return said
 
 # %% ../nbs/17_cli.ipynb #read-export
 def config_file(name: str) -> Path:
@@ -139,14 +141,13 @@ def read_settings(path: Path) -> dict:
     try:
         said = p.parse_string(path.read_text(encoding="utf-8"), defaults=False).as_dict()
     except (ArgumentError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        names = [last.lstrip("-") for last in options(p)]
-        what = str(error)
-        if "Unexpected config" in what or isinstance(error, TypeError | AttributeError | RecursionError):
+        what, names = str(error), [name.lstrip("-") for name in options(p)]
+        if "Unexpected config" in what or not isinstance(error, ArgumentError | ValueError):
             what = "it holds no settings, such as text: tales"
         raise Misunderstood(f"{path}: {explain(what, names)}") from None
     for name in "model", "train":
         if not isinstance(said.setdefault(name, {}), dict):
-            raise Misunderstood(f"{path}: {name} is {said[name]!r:.60}, and should be a list of settings")
+            raise Misunderstood(f"{path}: {name} is {said[name]!r:.60}, and should be settings")
     return said
 
 def options(p: ArgumentParser) -> list[str]:
@@ -255,14 +256,16 @@ def train_parser() -> ArgumentParser:
                    help="settings by name, or a YAML file (default: tiny)")
     p.add_argument("--out", type=str, default=SUPPRESS, metavar="FOLDER",
                    help="the folder of the run (default: runs/ and the name of the text)")
-    flags = {"resume": "go on with the run in the folder", "print_config": "show all settings, and stop",
-             "write": "afterwards, type the beginning of a text, and the model goes on; Ctrl-D ends"}
+    flags = {"resume": "go on with the run in the folder",
+             "print_config": "show all settings, and stop",
+             "write": "afterwards, begin a text, and the model goes on; Ctrl-D ends"}
     for name, about in flags.items():
         p.add_argument(f"--{name}", action="store_true", help=about)
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_settings(p)
     return p
 
+# %% ../nbs/17_cli.ipynb #train-run
 def train_command(given: dict) -> int:
     "Train as asked, or go on."
     settings, out = settle(given)
@@ -302,6 +305,7 @@ def lines() -> Iterator[str]:
     with contextlib.suppress(EOFError):
         while True:
             yield input("> ")
+    print()     # Ctrl-D leaves the line open
 
 def write(model: GPT, tok: Tokenizer, whole_texts: bool, n: int = 200):
     "Go on with each line that is typed, for so many tokens or until the text ends."
@@ -361,12 +365,13 @@ def eval_parser() -> ArgumentParser:
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return p
 
+# %% ../nbs/17_cli.ipynb #eval-run
 def eval_command(given: dict) -> int:
     "Print what is found."
     run, device = Path(given["run"]).expanduser(), pick_device(given["device"])
     name = given["text"] or (asked_before(run)["text"] if run.is_dir() else None)
     if name is None:
-        raise Misunderstood(f"{given['run']} is no folder of a run; for another model, give a TEXT too")
+        raise Misunderstood(f"{given['run']} is no folder of a run; to other models, give a TEXT")
     variant, text = "best" if given["best"] else None, corpus(name)
     model, tok = load(run if run.is_dir() else given["run"], device=device, variant=variant)
     if tok is None:
@@ -387,7 +392,8 @@ def rows_of(found: dict) -> list[tuple[str, str]]:
     if (floor := found["floor"]) is not None:
         rows += [("the floor (nats a token)", f"{floor:.3f}"),
                  ("above the floor", f"{found['loss'] - floor:.3f}")]
-    return rows + [(f"skill: {name}", f"{share:.1%}") for name, share in (found["skills"] or {}).items()]
+    skills = found["skills"] or {}
+    return rows + [(f"skill: {name}", f"{share:.1%}") for name, share in skills.items()]
 
 # %% ../nbs/17_cli.ipynb #plot-export
 def plot_parser() -> ArgumentParser:
@@ -409,6 +415,8 @@ def plot_command(given: dict) -> int:
     for name, run in runs.items():
         with understood(run / "log.csv"):
             records[name] = read_records(run)
+        if not records[name]:
+            raise ValueError(f"{name} has not made a step yet")
     with matplotlib.style.context("tinygpt.course"):
         fig = training_plot(records, common_floor([*runs.values()]))
         Path(given["out"]).expanduser().parent.mkdir(parents=True, exist_ok=True)
@@ -428,18 +436,19 @@ def common_floor(runs: list[Path]) -> float | None:
 # %% ../nbs/17_cli.ipynb #tokenizer-parsers
 def tokenizer_parsers() -> dict[str, ArgumentParser]:
     "What one can do with a tokenizer."
-    train = new_parser("tokenizer train TEXT --out FOLDER [options]", "Learn byte pairs from a text.")
-    train.add_argument("text", metavar="TEXT", help=f"a file, a folder, or one of {', '.join(CORPORA)}")
+    train = new_parser("tokenizer train TEXT --out FOLDER [options]", "Learn from a text.")
+    train.add_argument("text", metavar="TEXT", help="as for tinygpt train")
     train.add_argument("--vocab_size", type=int, default=1024, help="how many tokens")
     train.add_argument("--out", required=True, metavar="FOLDER", help="where to keep it")
     encode = new_parser("tokenizer encode [TEXT] [options]", "From text to ids, in one line.")
-    encode.add_argument("text", nargs="?", metavar="TEXT", help="if none, what comes through a pipe")
+    encode.add_argument("text", nargs="?", metavar="TEXT",
+                        help="if none, what comes through a pipe")
     decode = new_parser("tokenizer decode [ID ...] [options]", "From ids to text.")
     decode.add_argument("ids", nargs="*", default=[], metavar="ID",
                         help="if none, what comes through a pipe")
     for p in encode, decode:
         p.add_argument("--tokenizer", default="course", metavar="FOLDER",
-                       help="a folder with a tokenizer.json, such as a run (default: the course's own)")
+                       help="a folder with a tokenizer.json, such as that of a run")
     return {"train": train, "encode": encode, "decode": decode}
 
 def piped() -> Iterator[str]:
@@ -482,7 +491,7 @@ def tokenizer_command(given: dict) -> int:
         return 0
     words = given["ids"] or "".join(piped()).split()
     if wrong := [word for word in words if not re.fullmatch("[0-9]{1,18}", word)]:
-        raise ValueError(f"{wrong[0]!r:.40} is no id; ids are whole numbers with spaces between them")
+        raise ValueError(f"{wrong[0]!r:.40} is no id; ids are whole numbers, with spaces between")
     put(tok.decode_bytes(map(int, words)) + b"\n" * sys.stdout.isatty())
     return 0
 
@@ -552,10 +561,12 @@ def bench_column(config: GPTConfig, device: str, dtype: torch.dtype, rows: int) 
     memory, rate = memory_used(device), 3 * count_flops(config, T, rows) / took
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     peak = next((peak for part, peak in PEAKS.items() if part in name), None)
-    known = peak and device == "cuda" and dtype == torch.bfloat16
+    of_peak = peak and device == "cuda" and dtype == torch.bfloat16
     return [name, f"{rows * T / took:,.0f}", f"{1000 * took:,.1f}", memory,
-            f"{rate / product_rate(device, dtype):.0%}", f"{rate / peak / 1e12:.0%}" if known else "-"]
+            f"{rate / product_rate(device, dtype):.0%}",
+            f"{rate / peak / 1e12:.0%}" if of_peak else "-"]
 
+# %% ../nbs/17_cli.ipynb #bench-run
 def bench_parser() -> ArgumentParser:
     "Measure a step of training."
     p = new_parser("bench [SIZE] [options]", bench_parser.__doc__)
@@ -628,8 +639,11 @@ def leave(code: int, said: object = None) -> int:
         print(f"tinygpt: {' '.join(str(said).split())}", file=sys.stderr)
     return code
 
+# %% ../nbs/17_cli.ipynb #main-run
 def main(args: list[str] | None = None) -> int:
     "Do what a command line asks for, and return its exit code."
+    for channel in "stdout", "stderr":     # None if they are closed
+        setattr(sys, channel, getattr(sys, channel) or open(os.devnull, "w"))
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: leave(0, message)
         try:
