@@ -9,7 +9,6 @@ import datetime
 import os
 import platform
 import shutil
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,13 +82,12 @@ def write_band(logs: dict):
     np.savetxt(TRAINED / "band.csv", table, ["%d", "%.3f", "%.3f"], ",", header="step,low,high", comments="")
 
 
-def write_card(first: dict[str, float], worst: dict[str, float], minutes: list[float]):
+def write_card(first: dict[str, float], worst: dict[str, float]):
     c, tales = GPTConfig.named("tiny"), corpus("tales")
     percent = lambda what, value: f"{value:.3f}" if what.startswith("gap") else f"{value:.0%}"
     rows = [f"| {what} | {percent(what, value)} | {percent(what, worst[what])} |" for what, value in first.items()]
     machine = (
-        f"Trained in {statistics.median(minutes):.1f} minutes each (the median, tests on the way included; {min(minutes):.1f} to "
-        f"{max(minutes):.1f}), on {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
+        f"The machine: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, {datetime.date.today()}."
     )
     numbers = vars(c) | {"steps": RECIPE.steps, "batch_size": RECIPE.batch_size, "rows": "\n".join(rows)}
@@ -113,7 +111,7 @@ def main():
     seeds = [values for name, values in found.items() if name.startswith("seed")]
     worst = {what: (max if what.startswith("gap") else min)(one[what] for one in seeds) for what in seeds[0]}
     print(f"{'worst':18} " + " ".join(f"{value:8.3f}" for value in worst.values()))
-    write_card(judge(TRAINED), worst, [logs[name][-1].seconds / 60 for name in RUNS if name.startswith("seed")])
+    write_card(judge(TRAINED), worst)
 
 
 if __name__ == "__main__":

@@ -286,7 +286,7 @@ def examine(model: GPT, tok, corpus: Corpus, batches: Sequence) -> dict:
     "What a model can do so far: on unseen text, and on tales what they ask for."
     found = {"val_loss": validate(model, batches)}
     if corpus.heldout is not None:
-        found["skills"] = skill_accuracy(model, tok, corpus, n=50)
+        found["skills"] = skill_accuracy(model, tok, corpus, n=30)
         found["possible"] = possible(own_tales(model, tok))
     return found
 
@@ -342,7 +342,7 @@ def train(
     model.eval()
     return records
 
-# %% ../nbs/10_training.ipynb #stopped
+# %% ../nbs/10_training.ipynb #240221f5
 def stopped(run: Run, out: Path | None, tok) -> str:
     "Keep a run that was stopped, and say how to go on with it."
     runs.keep(run, out, tok)
@@ -448,7 +448,7 @@ def prime(model: GPT):
         attention.proj.weight.copy_(values.flatten(0, 1).T / group)  # value, then proj: as it was
 
 # %% ../nbs/10_training.ipynb #recipe-export
-RECIPE = TrainConfig(steps=1000, lr=0.018, table_lr=0.03)  # for GPTConfig.named("tiny"), on tales
+RECIPE = TrainConfig(steps=1300, batch_size=6, lr=0.018, table_lr=0.03)  # for GPTConfig.named("tiny"), on tales
 
 def recorded_band(run: Run, corpus: Corpus) -> dict[str, np.ndarray] | None:
     "Where eight runs of the recipe went, if this run is one of its kind."
