@@ -15,7 +15,9 @@ from conftest import ROOT, copy_project, need
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-NOT_RUNTIME = re.compile(r"nbdev|ipython|jupyter.*|ipykernel|pytest|nbval|hypothesis|transformers|tokenizers|sphinx")
+NOT_RUNTIME = re.compile(
+    r"nbdev|jupyter(lab)?|jupyter_server|notebook|ipykernel|pytest|nbval|hypothesis|transformers|tokenizers|sphinx"
+)
 
 
 def run(*command, **kwargs):

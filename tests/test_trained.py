@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from conftest import ROOT, need
+import transformers
+from conftest import ROOT
 
 from tinygpt import corpus, encode_corpus, evaluate, in_order, load, skill_accuracy, the_tokenizer
 from tinygpt.gpt import GPTConfig
@@ -41,7 +42,6 @@ def test_it_is_small_and_good_at_tales():
 
 
 def test_transformers_reads_it():
-    transformers = need("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(TRAINED, dtype="float32")
     (ours, tok), text = load(TRAINED), next(iter(corpus("tales").val))
     ids = tok.encode(text)

@@ -28,21 +28,21 @@ class GPTConfig:
     "The shape of a GPT: its sizes, and one field for each choice."
     vocab_size: int
     block_size: int = 256  # the longest text that it can read
-    n_layer: int = 4
-    n_head: int = 4
+    n_layer: int = 4  # blocks in the stack
+    n_head: int = 4  # heads of queries in each
     n_kv_head: int | None = None  # heads of keys and values; if None, n_head
-    n_embd: int = 128
+    n_embd: int = 128  # the width of the stream
     n_hidden: int | None = None  # the width inside an MLP; if None, some 8 n_embd^2 weights
     head_dim: int | None = None  # if None, n_embd / n_head
-    dropout: float = 0.0
+    dropout: float = 0.0  # the share of what a part adds that training throws away
     position: str = "rope"  # or "learned"
     norm: str = "rms"  # or "layer"
     mlp: str = "swiglu"  # or "gelu"
     qk_norm: bool = True  # whether queries and keys are normalised
     bias: bool = False  # whether matrices and layer norms have one
     tied: bool = True  # whether the head is the embedding
-    rope_base: float = 1e6
-    norm_eps: float = 1e-6
+    rope_base: float = 1e6  # the larger, the slower the slowest rotation
+    norm_eps: float = 1e-6  # keeps a norm from dividing by zero
 
     def __post_init__(self):
         fill_in(self)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRAINED', 'SCHEDULES', 'RECIPE', 'TrainConfig', 'check_config', 'Record', 'Diverged', 'Run', 'walk', 'validate',
-           'steps_of', 'measure', 'planned', 'Progress', 'numbers', 'to_tensorboard', 'to_wandb', 'Past', 'own_tales',
-           'possible', 'examine', 'read_records', 'train', 'stopped', 'floor_of', 'smooth', 'draw_losses', 'draw_floor',
-           'draw_skills', 'training_plot', 'prime', 'recorded_band', 'LivePlot', 'in_notebook', 'watchers']
+           'steps_of', 'measure', 'planned', 'in_notebook', 'Progress', 'numbers', 'to_tensorboard', 'to_wandb', 'Past',
+           'own_tales', 'possible', 'examine', 'read_records', 'train', 'stopped', 'floor_of', 'smooth', 'draw_losses',
+           'draw_floor', 'draw_skills', 'training_plot', 'prime', 'recorded_band', 'LivePlot', 'watchers']
 
 # %% ../nbs/10_training.ipynb #imports
 import json
@@ -38,22 +38,22 @@ TRAINED = Path(str(resources.files("tinygpt"))) / "trained"  # a model that come
 class TrainConfig:
     "How a model is trained. Of steps, epochs and minutes one says how long."
 
-    steps: int | None = None
-    epochs: float | None = None
-    minutes: float | None = None
-    batch_size: int = 8
+    steps: int | None = None  # how long, in steps
+    epochs: float | None = None  # or as often as the whole text has been read
+    minutes: float | None = None  # or by the clock
+    batch_size: int = 8  # rows in a step
     block_size: int | None = None  # tokens in a row; if None, as many as the model reads
     optimizer: str = "muon"  # or "adamw"
     lr: float | None = None  # of the matrices; if None, what suits the optimizer
-    table_lr: float | None = None
-    vector_lr: float | None = None
-    weight_decay: float = 0.0
+    table_lr: float | None = None  # of the embeddings, and of a head of their own
+    vector_lr: float | None = None  # of gains and biases
+    weight_decay: float = 0.0  # of matrices and tables
     schedule: str = "linear"  # or "cosine"
     warmup: int = 20  # steps
     clip: float = 1.0  # the largest norm of a gradient
     dtype: str = "float32"  # or "bfloat16"
     checkpointing: bool = False  # whether to compute twice and keep less in memory
-    seed: int = 0
+    seed: int = 0  # of the order of the texts, and of dropout
     eval_every: int = 100  # steps
     save_every: int = 100  # steps
 
@@ -194,13 +194,19 @@ def planned(run: Run, each: float) -> int:
     return max(1, run.step + round((60 * run.config.minutes - run.seconds) / each))
 
 # %% ../nbs/10_training.ipynb #progress-export
+def in_notebook() -> bool:
+    "Whether what is displayed can be seen."
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
 class Progress:
     "A bar in a terminal or a notebook; elsewhere a line for each examination."
 
     def __init__(self, step: int):
         from tqdm.auto import tqdm
 
-        self.bar, self.shown = tqdm(initial=step, unit="step", disable=None, leave=False), {}
+        hidden = False if in_notebook() else None  # None: where nobody looks
+        self.bar, self.shown = tqdm(initial=step, unit="step", disable=hidden, leave=False), {}
 
     def __call__(self, record: Record):
         if self.bar.disable:
@@ -342,7 +348,7 @@ def train(
     model.eval()
     return records
 
-# %% ../nbs/10_training.ipynb #240221f5
+# %% ../nbs/10_training.ipynb #stop-export
 def stopped(run: Run, out: Path | None, tok) -> str:
     "Keep a run that was stopped, and say how to go on with it."
     runs.keep(run, out, tok)
@@ -376,8 +382,6 @@ def draw_losses(ax, logs: dict[str, Sequence[Record]]):
     ax.set(yscale="log", ylabel="loss (nats a token)", ylim=(0.9 * min(values), 8))
     ax.set_yticks([0.5, 1, 2, 4, 7], ["0.5", "1", "2", "4", "7"], minor=False)
     ax.set_yticks([], minor=True)
-    if len(logs) > 1:
-        ax.legend()
 
 # %% ../nbs/10_training.ipynb #plot-ground
 def draw_floor(ax, floor: float):
@@ -385,7 +389,8 @@ def draw_floor(ax, floor: float):
     ax.axhline(floor, color="C1")
     ax.axhspan(0.01, floor, facecolor="none", edgecolor="C1", hatch="///", lw=0)
     ax.set_ylim(bottom=min(ax.get_ylim()[0], 0.8 * floor))
-    ax.annotate(f"the floor: {floor:.3f}", (0, floor), (4, 3), textcoords="offset points", color="C1")
+    ax.annotate(f"the floor: {floor:.3f}", (0, floor), (4, 3), textcoords="offset points",
+                color="C1")
 
 def draw_skills(ax, records: Sequence[Record]):
     "A row for each skill: empty where it is a guess, full where it never fails."
@@ -397,8 +402,8 @@ def draw_skills(ax, records: Sequence[Record]):
         chance = CHANCE.get(name, 0)
         for left, right, share in zip(edges, edges[1:], shares):
             known = max(0, (share - chance) / (1 - chance))
-            color = "C1" if name == "own tales" else "C2"
-            ax.barh(row, right - left, 0.82, left=left, color=color, alpha=0.06 + 0.94 * known, lw=0)
+            ax.barh(row, right - left, 0.82, left=left, alpha=0.06 + 0.94 * known, lw=0,
+                    color="C1" if name == "own tales" else "C2")
         ax.text(1.01, row, f"{shares[-1]:.0%}", transform=ax.get_yaxis_transform(), va="center")
     ax.set_yticks(range(len(rows)), rows)
     ax.set(ylim=(len(rows) - 0.5, -0.5))
@@ -427,6 +432,8 @@ def training_plot(
         ax.text(1.01, loss, name, transform=ax.get_yaxis_transform(), va="center", size=9)
     if floor is not None:
         draw_floor(ax, floor)
+    if band is not None or len(logs) > 1:
+        ax.legend()
     if skilled:
         draw_skills(axes[1, 0], records)
     axes[-1, 0].set(xlabel="step", xlim=(0, max(records[-1].step for records in logs.values())))
@@ -440,7 +447,8 @@ def prime(model: GPT):
     nn.init.constant_(model.norm.weight, 0.025)  # so that the logits stay small
     for block in model.blocks:
         attention, D = block.attention, block.attention.head_dim
-        queries, keys = (part.weight.unflatten(0, (-1, D)) for part in (attention.query, attention.key))
+        queries, keys = (part.weight.unflatten(0, (-1, D))  # (heads, D, C)
+                         for part in (attention.query, attention.key))
         group = len(queries) // len(keys)  # heads of queries that share one of keys
         keys.copy_(queries[::group])
         nn.init.orthogonal_(attention.value.weight)
@@ -448,7 +456,7 @@ def prime(model: GPT):
         attention.proj.weight.copy_(values.flatten(0, 1).T / group)  # value, then proj: as it was
 
 # %% ../nbs/10_training.ipynb #recipe-export
-RECIPE = TrainConfig(steps=1300, batch_size=6, lr=0.018, table_lr=0.03)  # for GPTConfig.named("tiny"), on tales
+RECIPE = TrainConfig(steps=1300, batch_size=6, lr=0.018, table_lr=0.03)  # for "tiny", on tales
 
 def recorded_band(run: Run, corpus: Corpus) -> dict[str, np.ndarray] | None:
     "Where eight runs of the recipe went, if this run is one of its kind."
@@ -476,11 +484,6 @@ class LivePlot:
             self.drawn = perf_counter()
 
 # %% ../nbs/10_training.ipynb #watchers
-def in_notebook() -> bool:
-    "Whether what is displayed can be seen."
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return hasattr(shell, "kernel")
-
 def watchers(run: Run, corpus: Corpus, tok, before: Sequence[Record]) -> list:
     "Who shows how far a run is."
     if not in_notebook():
