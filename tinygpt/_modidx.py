@@ -302,6 +302,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tinygpt.training.draw_skills': ('training.html#draw_skills', 'tinygpt/training.py'),
                                   'tinygpt.training.examine': ('training.html#examine', 'tinygpt/training.py'),
                                   'tinygpt.training.floor_of': ('training.html#floor_of', 'tinygpt/training.py'),
+                                  'tinygpt.training.go_down': ('training.html#go_down', 'tinygpt/training.py'),
                                   'tinygpt.training.in_notebook': ('training.html#in_notebook', 'tinygpt/training.py'),
                                   'tinygpt.training.measure': ('training.html#measure', 'tinygpt/training.py'),
                                   'tinygpt.training.numbers': ('training.html#numbers', 'tinygpt/training.py'),
@@ -319,6 +320,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tinygpt.training.train': ('training.html#train', 'tinygpt/training.py'),
                                   'tinygpt.training.training_plot': ('training.html#training_plot', 'tinygpt/training.py'),
                                   'tinygpt.training.validate': ('training.html#validate', 'tinygpt/training.py'),
-                                  'tinygpt.training.walk': ('training.html#walk', 'tinygpt/training.py'),
                                   'tinygpt.training.watchers': ('training.html#watchers', 'tinygpt/training.py')},
             'tinygpt.weights': {}}}
