@@ -357,6 +357,14 @@ def test_skills_are_measured_where_the_corpus_has_them(tmp_path):
     assert json.loads(read_log(tmp_path / "log.csv")[-1]["skills"]) == records[-1].skills
 
 
+def test_tales_are_learned_with_a_tokenizer_that_has_no_end_as_well():
+    tales = corpus("tales")
+    tok = CharTokenizer.train([*tales.train, *tales.val, *tales.heldout])
+    model = new(tok, n_layer=1, block_size=900)
+    records = train(model, tok, tales, replace(CONFIG, steps=1), progress=False)
+    assert len(records[-1].skills) == 6 and records[-1].possible is None
+
+
 def test_a_checkpoint_is_what_resuming_needs_and_two_stay(lesson, tmp_path):
     model, _ = run(lesson, out=tmp_path)
     names = sorted(path.name for path in (tmp_path / "state").iterdir())
