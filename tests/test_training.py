@@ -413,7 +413,8 @@ def test_a_primed_model_looks_at_its_likes_and_passes_them_on(shape):
     kv = {"n_kv_head": 2} if shape == "modern" else {}
     model = GPT(GPTConfig.named(shape, vocab_size=50, n_layer=2, n_head=4, n_embd=32, block_size=16, **kv))
     training.prime(model)
-    x, attention = torch.randn(7, 32), model.blocks[0].attention
+    x, attention = torch.randn(7, 32), model.blocks[1].attention
+    x[:, 0] = 0.0  # the number that all tokens share
     group = 4 // attention.key.weight.unflatten(0, (-1, 8)).shape[0]
     values = attention.value(x).unflatten(-1, (-1, 8)).repeat_interleave(group, 1).flatten(1)
     passed = attention.proj(values)
@@ -428,8 +429,25 @@ def test_a_primed_model_looks_at_its_likes_and_passes_them_on(shape):
     with torch.no_grad():
         loss = model.loss(ids, torch.tensor([[9, 27, 31, 9, 5]]))
         model(ids, seen=seen)
-    weight = seen[0][0, :, -1].mean(0)
+    weight = seen[1][0, ::group, -1].mean(0)
     assert weight[[1, 4]].sum() > 0.6 and abs(loss - math.log(50)) < 1
+
+
+def test_the_first_head_of_a_primed_model_looks_one_back_whatever_it_reads():
+    model = GPT(GPTConfig.modern(50, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, rope_base=1000.0))
+    training.prime(model)
+    seen = []
+    with torch.no_grad():
+        model(torch.randint(50, (3, 12)), seen=seen)
+    strength, speed = 0.5 ** torch.arange(8.0), 1000 ** -(torch.arange(8.0) / 8)
+    back = torch.arange(12.0)  # how far
+    score = 4 * (strength / strength.sum()) @ torch.cos(speed[:, None] * (back - 1))
+    for place in range(12):
+        wanted = score[: place + 1].flip(0).softmax(0).expand(3, -1)
+        torch.testing.assert_close(seen[0][:, 0, place, : place + 1], wanted, rtol=1e-3, atol=1e-4)
+    assert score.argmax() == 1
+    attention = model.blocks[0].attention
+    torch.testing.assert_close(attention.proj.weight[:, :16], 1.5 * attention.value.weight.T)
 
 
 def records_of(n, skills=True):

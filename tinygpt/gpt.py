@@ -123,7 +123,7 @@ def size(shape: str, n_layer: int, n_head: int, n_embd: int, **more) -> dict:
     return SHAPES[shape] | numbers | {"vocab_size": 50257, "block_size": 1024} | more
 
 NAMED = SHAPES | {
-    "tiny": size("modern", 4, 4, 128, n_hidden=192, vocab_size=1024, block_size=256),
+    "tiny": size("modern", 3, 4, 128, n_hidden=128, vocab_size=1024, block_size=256),
     "pico": size("modern", 8, 8, 512),
     "pico-large": size("modern", 12, 12, 768),
     "gpt2-124m": size("gpt2", 12, 12, 768),

@@ -6,7 +6,8 @@
 __all__ = ['TRAINED', 'SCHEDULES', 'RECIPE', 'TrainConfig', 'check_config', 'Record', 'Diverged', 'Run', 'go_down', 'validate',
            'steps_of', 'measure', 'planned', 'in_notebook', 'Progress', 'numbers', 'to_tensorboard', 'to_wandb', 'Past',
            'own_tales', 'possible', 'examine', 'read_records', 'train', 'stopped', 'floor_of', 'smooth', 'draw_losses',
-           'draw_floor', 'draw_skills', 'training_plot', 'prime', 'recorded_band', 'LivePlot', 'watchers']
+           'draw_floor', 'draw_skills', 'training_plot', 'seek_alike', 'seek_neighbour', 'read_notes', 'prime',
+           'recorded_band', 'LivePlot', 'watchers']
 
 # %% ../nbs/10_training.ipynb #imports
 import json
@@ -25,10 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from . import runs
+from .attention import Attention
 from .data import Corpus, Windows, encode_corpus, in_order, whole_number
 from .gpt import GPT, GPTConfig
 from .optim import build_optimizers, constant_linear, set_pace, warmup_cosine
 from .pictures import show
+from .positions import rotation
 from .tales import CHANCE, logprob, skill_accuracy
 
 TRAINED = Path(str(resources.files("tinygpt"))) / "trained"  # a model that comes with the package
@@ -440,24 +443,55 @@ def training_plot(
     axes[-1, 0].set(xlabel="step", xlim=(0, max(records[-1].step for records in logs.values())))
     return fig
 
-# %% ../nbs/10_training.ipynb #prime-export
+# %% ../nbs/10_training.ipynb #alike-export
 @torch.no_grad()
+def seek_alike(attention: Attention):
+    "Let it look for what is alike, and pass that on as it is."
+    D = attention.head_dim
+    nn.init.orthogonal_(attention.value.weight)
+    for part in attention.query, attention.value:
+        part.weight[:, 0] = 0.0  # the number that all tokens share makes nobody alike
+    queries, keys, values = (part.weight.unflatten(0, (-1, D))  # (heads, D, C)
+                             for part in (attention.query, attention.key, attention.value))
+    group = len(queries) // len(keys)  # heads of queries that share one of keys
+    keys.copy_(queries[::group])
+    back = values.repeat_interleave(group, 0).flatten(0, 1).T
+    attention.proj.weight.copy_(back / group)  # value, then proj: as it was
+
+# %% ../nbs/10_training.ipynb #neighbour-export
+@torch.no_grad()
+def seek_neighbour(attention: Attention, base: float):
+    "Let its first head look one token back, and say loudly what stands there."
+    D, query, key = attention.head_dim, attention.query.weight, attention.key.weight
+    strength = D * 0.5 ** torch.arange(1.0, D // 2 + 1, device=key.device)  # fast pairs count most
+    asks = torch.cat([strength.sqrt(), torch.zeros_like(strength)])
+    one_on = rotation(torch.tensor([1], device=key.device), D, base)
+    for weight, wanted in (query, asks), (key, one_on(asks).flatten()):
+        weight[:D] = 0.0
+        weight[:D, 0] = wanted
+    attention.proj.weight[:, :D] *= 3
+
+@torch.no_grad()
+def read_notes(attention: Attention, writer: Attention):
+    "Let its first head compare tokens by the numbers in which the writer's first head speaks."
+    for weight in attention.query.weight, attention.key.weight:
+        weight[: attention.head_dim] = writer.value.weight[: attention.head_dim]
+
+# %% ../nbs/10_training.ipynb #prime-export
 def prime(model: GPT):
-    "Let a new model begin by looking for what is alike, and passing it on."
+    "Let a new model begin with two habits: look for what is alike, and at your neighbour."
     nn.init.normal_(model.embed.weight, std=2.0)
+    nn.init.constant_(model.embed.weight[:, 0], 4.0)  # one number that all tokens share
     nn.init.constant_(model.norm.weight, 0.025)  # so that the logits stay small
     for block in model.blocks:
-        attention, D = block.attention, block.attention.head_dim
-        queries, keys = (part.weight.unflatten(0, (-1, D))  # (heads, D, C)
-                         for part in (attention.query, attention.key))
-        group = len(queries) // len(keys)  # heads of queries that share one of keys
-        keys.copy_(queries[::group])
-        nn.init.orthogonal_(attention.value.weight)
-        values = attention.value.weight.unflatten(0, (-1, D)).repeat_interleave(group, 0)
-        attention.proj.weight.copy_(values.flatten(0, 1).T / group)  # value, then proj: as it was
+        seek_alike(block.attention)
+    if model.config.position == "rope":
+        seek_neighbour(model.blocks[0].attention, model.config.rope_base)
+        for block in model.blocks[1:2]:
+            read_notes(block.attention, model.blocks[0].attention)
 
 # %% ../nbs/10_training.ipynb #recipe-export
-RECIPE = TrainConfig(steps=1300, batch_size=6, lr=0.018, table_lr=0.03)  # for "tiny", on tales
+RECIPE = TrainConfig(steps=1600, batch_size=6, lr=0.018, table_lr=0.03)  # for "tiny", on tales
 
 def recorded_band(model: GPT, config: TrainConfig, corpus: Corpus) -> dict[str, np.ndarray] | None:
     "Where eight runs of the recipe went, if this run is one of its kind."
