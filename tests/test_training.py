@@ -527,6 +527,9 @@ def test_weights_and_biases_keeps_it_on_this_machine_when_offline(lesson, tmp_pa
     monkeypatch.setenv("WANDB_SILENT", "true")
     _, records = run(lesson, consumers=[training.to_wandb(project="test", mode="offline", dir=str(tmp_path))])
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    end = time.monotonic() + 60  # its process writes when it comes to it
+    while b"val_loss" not in file.read_bytes() and time.monotonic() < end:
+        time.sleep(0.1)
     kept = file.read_bytes()
     assert b"tokens_per_second" in kept and b"val_loss" in kept
     assert all(repr(record.loss).encode() in kept for record in records)
