@@ -168,6 +168,15 @@ def data_memory():
         subprocess.run([sys.executable, "-c", DATA_MEMORY, str(megabytes)], check=True)
 
 
+def letters():
+    "tinyshakespeare, and a tokenizer of its characters."
+    from tinygpt import CharTokenizer, corpus
+
+    folder = os.environ.get("TINYGPT_REFERENCE")
+    text = corpus(Path(folder) / "tinyshakespeare.txt" if folder else "shakespeare")
+    return text, CharTokenizer.train([*text.train, *text.val])
+
+
 def nano_run(corpus, tok):
     "The steps of nanoGPT's recipe for a CPU, 2000 of 12 x 64 characters, in its own shape; each gives the loss."
     import math
@@ -235,12 +244,10 @@ def shakespeare():
     "tinyshakespeare by character: nanoGPT's recipe for a CPU against ours, and what each part of ours contributes."
     import yaml
 
-    from tinygpt import CharTokenizer, corpus, count_parameters, encode_corpus, evaluate, in_order
+    from tinygpt import count_parameters, encode_corpus, evaluate, in_order
     from tinygpt.cli import config_file
 
-    folder = os.environ.get("TINYGPT_REFERENCE")
-    text = corpus(Path(folder) / "tinyshakespeare.txt" if folder else "shakespeare")
-    tok = CharTokenizer.train([*text.train, *text.val])
+    text, tok = letters()
     judge = in_order(encode_corpus(text.val, tok), 64, 256)
     settings = yaml.safe_load(config_file("shakespeare").read_text())
     train, shape = settings["train"], {k: v for k, v in settings["model"].items() if k not in ("preset", "block_size")}
@@ -267,6 +274,33 @@ def shakespeare():
     print("below, each run alone, as many steps, with one part of the recipe changed:")
     for name, how in without.items():
         report(name, *together({name: our_run(text, tok, *how)})[name])
+
+
+def tales():
+    "The recipe for tales against nanoGPT's for a CPU, step by step: so minutes can be told on a machine that is not there."
+    from itertools import islice
+
+    import torch
+
+    from tinygpt import GPT, GPTConfig, Windows, corpus, encode_corpus, the_tokenizer
+    from tinygpt.training import RECIPE, Run, prime
+
+    tok, nano = the_tokenizer(), nano_run(*letters())
+    torch.manual_seed(RECIPE.seed)
+    model = GPT(GPTConfig.named("tiny"))
+    prime(model)
+    run = Run(model, Windows(encode_corpus(corpus("tales").train, tok), 256, RECIPE.batch_size), RECIPE)
+
+    tasks = {
+        "the recipe for tales, 25 steps": lambda: [run.advance() for _ in range(25)],
+        "nanoGPT's recipe, 25 steps": lambda: list(islice(nano, 25)),
+    }
+    ours, theirs = compare(tasks, rounds=20).values()
+    ratio("a step of the recipe / a step of nanoGPT's", ours, theirs, "none")
+    there = 31e-3 * statistics.median(a / b for a, b in zip(ours, theirs)) * RECIPE.steps
+    print(
+        f"where nanoGPT's step takes 31 ms, {RECIPE.steps:,} steps take {there:.0f} s, examinations left out (bar: 120)"
+    )
 
 
 def step():
@@ -315,7 +349,9 @@ def step():
 
 
 if __name__ == "__main__":
-    benches = {f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory, data_memory, shakespeare, step)}
+    benches = {
+        f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory, data_memory, shakespeare, tales, step)
+    }
     if len(sys.argv) != 2 or sys.argv[1] not in benches:
         sys.exit(
             "python -m tests.bench NAME, where NAME is one of\n"

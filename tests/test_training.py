@@ -319,6 +319,8 @@ REFUSED = [
     ({"steps": 0}, "steps=0"),
     ({"batch_size": 1.5}, "batch_size=1.5"),
     ({"clip": 0}, "clip=0"),
+    ({"steps": None, "minutes": "2"}, "minutes=.2. should be a number above 0"),
+    ({"table_lr": -1}, "table_lr=-1 should be a number, 0 or more"),
     ({"warmup": -1}, "warmup=-1"),
     ({"schedule": "step"}, "'step'.*linear, cosine"),
     ({"dtype": "float16"}, "'float16'.*float32, bfloat16"),
@@ -501,7 +503,7 @@ def test_the_band_is_for_the_recipe_alone():
     def band(text=tales, shape=small, **changes):
         return training.recorded_band(GPT(shape), replace(training.RECIPE, **changes), text)
 
-    assert band(seed=3, save_every=7) is not None and len(band()["low"]) == training.RECIPE.steps
+    assert band(seed=3, save_every=7, eval_every=9) is not None and len(band()["low"]) == training.RECIPE.steps
     assert (band()["low"] < band()["high"]).all()
     for other in {"lr": 0.01}, {"steps": 400}, {"shape": replace(small, n_layer=2)}, {"text": corpus("chats")}:
         assert band(**other) is None

@@ -9,6 +9,7 @@ __all__ = ['kinds', 'orthogonal', 'check_rates', 'check_group', 'alike', 'Muon',
 # %% ../nbs/09_optim.ipynb #imports
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,8 @@ def orthogonal(
 def check_rates(**rates: float):
     "Refuse a rate that is none."
     for name, rate in rates.items():
-        if not 0 <= rate < math.inf:
-            raise ValueError(f"{name}={rate} should be a number, 0 or more")
+        if not isinstance(rate, Real) or not 0 <= rate < math.inf:
+            raise ValueError(f"{name}={rate!r} should be a number, 0 or more")
 
 def check_group(group: dict):
     "Refuse what Muon cannot work on, and say who can."
