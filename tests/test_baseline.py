@@ -274,7 +274,7 @@ def test_the_ladder_shows_every_rung_in_order_and_the_floor():
     (ax,) = fig.axes
     shown = words(fig)
     assert [label.get_text() for label in ax.get_yticklabels()] == list(rungs)
-    assert [f"{loss:.3f}" in shown for loss in rungs.values()] == [True] * 5
+    assert [f"{loss:.2f}" in shown for loss in rungs.values()] == [True] * 5
     assert any("floor" in word and "0.427" in word for word in shown)
     bars = [bar for bar in ax.patches if bar.get_height() < 1][:5]
     ends = [(bar.get_x() + bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in bars]

@@ -155,7 +155,7 @@ def ladder(rungs: dict[str, float], floor: float | None = None):
     for row, loss in enumerate(rungs.values()):
         newest, ground = row == len(rungs) - 1, floor or 0
         ax.barh(row, loss - ground, 0.62, left=ground, color="C0", alpha=1 if newest else 0.5)
-        ax.text(loss, row, f"  {loss:.3f}", va="center", weight="bold" if newest else "normal")
+        ax.text(loss, row, f"  {loss:.2f}", va="center", weight="bold" if newest else "normal")
     ax.set_yticks(range(len(rungs)), rungs)
     ax.set(xlabel="loss (nats a token)", xlim=(0, 1.12 * max(rungs.values())))
     ax.set_ylim(len(rungs) - 0.5, -0.5)

@@ -499,7 +499,8 @@ RECIPE = TrainConfig(steps=2000, batch_size=6, lr=0.018, table_lr=0.03)  # for "
 def recorded_band(model: GPT, config: TrainConfig, corpus: Corpus) -> dict[str, np.ndarray] | None:
     "Where eight runs of the recipe went, if this run is one of its kind."
     free = {name: getattr(config, name) for name in ("seed", "eval_every", "save_every")}
-    if not (config == replace(RECIPE, **free) and corpus.name == "tales" and model.config == GPTConfig.named("tiny")):
+    ours = config == replace(RECIPE, **free) and model.config == GPTConfig.named("tiny")
+    if not ours or corpus.name != "tales":
         return None
     table = np.loadtxt(TRAINED / "band.csv", delimiter=",", skiprows=1)
     return dict(zip(("step", "low", "high"), table.T))
