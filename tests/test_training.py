@@ -349,6 +349,20 @@ def test_elsewhere_than_in_a_terminal_progress_is_lines(lesson, capsys):
     assert "\r" not in said.out + said.err and "\x1b" not in said.out + said.err
 
 
+def test_the_bar_of_a_notebook_is_as_long_as_the_plan_says(monkeypatch):
+    import tqdm.auto
+    import tqdm.notebook
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", tqdm.notebook.tqdm)
+    monkeypatch.setattr(training, "in_notebook", lambda: True)
+    progress = training.Progress()
+    for step, steps in (5, 40), (6, 50), (7, 44):  # resumed after step 4, by minutes
+        progress(Record(step, steps, 1.0, 1.0, 1.0, 1, 1.0, 1.0))
+        bar = progress.bar.container.children[1]
+        assert (bar.value, bar.max) == (step, steps)
+    progress.bar.close()
+
+
 def test_skills_are_measured_where_the_corpus_has_them(tmp_path):
     from tinygpt.tales import the_tokenizer
 

@@ -288,6 +288,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tinygpt.training.Progress': ('training.html#progress', 'tinygpt/training.py'),
                                   'tinygpt.training.Progress.__call__': ('training.html#progress.__call__', 'tinygpt/training.py'),
                                   'tinygpt.training.Progress.__init__': ('training.html#progress.__init__', 'tinygpt/training.py'),
+                                  'tinygpt.training.Progress.begin': ('training.html#progress.begin', 'tinygpt/training.py'),
                                   'tinygpt.training.Record': ('training.html#record', 'tinygpt/training.py'),
                                   'tinygpt.training.Run': ('training.html#run', 'tinygpt/training.py'),
                                   'tinygpt.training.Run.__init__': ('training.html#run.__init__', 'tinygpt/training.py'),

@@ -208,19 +208,27 @@ def in_notebook() -> bool:
 class Progress:
     "A bar in a terminal or a notebook; elsewhere a line for each examination."
 
-    def __init__(self, step: int):
+    def __init__(self):
+        self.bar, self.shown = None, {}
+
+    def begin(self, record: Record):
         from tqdm.auto import tqdm
 
         hidden = False if in_notebook() else None  # None: where nobody looks
-        self.bar, self.shown = tqdm(initial=step, unit="step", disable=hidden, leave=False), {}
+        self.bar = tqdm(initial=record.step - 1, total=record.steps, unit="step", disable=hidden,
+                        leave=False, dynamic_ncols=True)
 
     def __call__(self, record: Record):
+        if self.bar is None:
+            self.begin(record)
         if self.bar.disable:
             if record.val_loss is not None:
                 print(f"step {record.step} of {record.steps}, loss {record.loss:.3f}, "
                       f"unseen {record.val_loss:.3f}")
             return
-        self.bar.total = record.steps
+        self.bar.total = record.steps  # by minutes, it is planned anew in each step
+        if hasattr(self.bar, "container"):
+            self.bar.container.children[1].max = record.steps  # a notebook's bar has its own
         self.bar.update(record.step - self.bar.n)
         unseen = {} if record.val_loss is None else {"unseen": f"{record.val_loss:.3f}"}
         self.shown |= {"loss": f"{record.loss:.3f}"} | unseen
@@ -518,14 +526,17 @@ class LivePlot:
     def __call__(self, record: Record):
         self.records.append(record)
         if perf_counter() - self.drawn > self.every or record.step >= record.steps:
-            fig = training_plot({"this run": self.records}, **self.plot)
-            show(fig, f"Loss and skills after {record.step} of {record.steps} steps.", self.handle)
+            import matplotlib.pyplot as plt
+
+            said = f"Loss and skills after {record.step} of {record.steps} steps."
+            with plt.style.context("tinygpt.course"):
+                show(training_plot({"this run": self.records}, **self.plot), said, self.handle)
             self.drawn = perf_counter()
 
 # %% ../nbs/10_training.ipynb #watchers
 def watchers(run: Run, corpus: Corpus, tok, before: Sequence[Record]) -> list:
     "Who shows how far a run is."
     if not in_notebook():
-        return [Progress(run.step)]
+        return [Progress()]
     known = {"floor": floor_of(corpus, tok), "band": recorded_band(run.model, run.config, corpus)}
-    return [Progress(run.step), LivePlot(before, **known)]
+    return [Progress(), LivePlot(before, **known)]
