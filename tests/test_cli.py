@@ -26,7 +26,7 @@ from tinygpt.gpt import GPT, NAMED, SHAPES, GPTConfig
 from tinygpt.runs import read_log
 from tinygpt.tales import skill_accuracy, the_tokenizer
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
-from tinygpt.training import TrainConfig, train
+from tinygpt.training import CONTROL, TrainConfig, train
 
 TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))
 CONFIGS = sorted(path.stem for path in (Path(cli.__file__).parent / "configs").glob("*.yaml"))
@@ -108,6 +108,27 @@ def test_a_run_is_the_one_that_python_would_make(place, tmp_path):
     assert all(p.equal(q) for p, q in zip(model.parameters(), theirs.parameters(), strict=True))
     assert their_tok.tokens == tok.tokens
     assert Path("runs/sums/train.yaml").read_text() == (tmp_path / "train.yaml").read_text()
+
+
+def test_a_run_shows_samples_and_logs_for_tensorboard_when_asked_to():
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    asked = "--samples", "--tensorboard", "--out", "told", "--tokenizer", "char"
+    code, out, err = process("train", "sums.txt", *SMALL, "--train.steps", 6, *asked)
+    assert code == 0 and no_control(out) and "Traceback" not in err
+    start = next(iter(corpus("sums.txt").val))[:20]
+    said = re.findall(r"^step (\d): (.*)", out, re.M)
+    assert [step for step, _ in said] == ["3", "6"]
+    assert all(text.startswith(start) and len(text) == 20 + 60 for _, text in said) and said[0][1] != said[1][1]
+    read = loader.EventAccumulator("told/tensorboard")
+    read.Reload()
+    assert [event.step for event in read.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_library_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "wandb.py").write_text("raise ModuleNotFoundError('none', name='wandb')")
+    there = os.environ | {"PYTHONPATH": str(tmp_path)}
+    code, out, err = process("train", "sums.txt", *SMALL, "--train.steps", 2, "--out", "no", "--wandb", env=there)
+    assert code == 1 and err == "tinygpt: there is no wandb here: pip install wandb\n" and "step" not in out
 
 
 def test_every_field_is_an_option_and_its_comment_the_help():
@@ -287,7 +308,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path):
 def test_it_goes_on_with_what_is_piped_in():
     ask = "train", "--resume", "--out", "runs/sums", "--write"
     code, out, err = call(*ask, given="3 and\n\n4 and".encode())
-    assert code == 0 and not err and not cli.CONTROL.search(out)  # whatever bytes it writes
+    assert code == 0 and not err and not CONTROL.search(out)  # whatever bytes it writes
     assert "\n3 and" in out and "\n4 and" in out and "\n> " not in out and len(out) > 400
     assert (code, out, err) == call(*ask, given="3 and\n\n4 and".encode())
     assert call(*ask)[0] == 0

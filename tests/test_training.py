@@ -523,6 +523,38 @@ def test_the_band_is_for_the_recipe_alone():
         assert band(**other) is None
 
 
+def test_samples_are_shown_where_it_was_examined_and_change_nothing(lesson, capsys):
+    text, tok = lesson
+    model = new(tok)
+    start, shown = tok.encode("1 and "), []
+    tell = training.show_samples(model, tok, start, n=15)
+    keep = lambda record: shown.append(training.write_on(model, tok, start, 15, seed=record.step))
+    _, records = run(lesson, model=model, consumers=[tell, keep])
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"step {step}: {shown[step - 1]}" for step in (5, 10, 12)]
+    assert all(line.startswith("1 and ") and len(line) == 21 for line in shown) and len(set(shown)) > 6
+    assert losses(records) == losses(run(lesson)[1])
+
+
+def test_what_is_written_ends_where_a_text_ends_and_begins_anywhere():
+    from tinygpt.tales import the_tokenizer
+
+    tok = the_tokenizer()
+    end = tok.special_tokens["<|end|>"]
+    model = new(tok, dropout=0.0, block_size=8)
+    with torch.no_grad():  # all logits are 0, so any token may come
+        model.norm.weight.zero_()
+    long = training.write_on(model.train(), tok, [end, *range(40)], n=30)
+    assert long.startswith(tok.decode(range(40))) and len(long) > len(tok.decode(range(40))) and model.training
+    sure = lambda ids: torch.nn.functional.one_hot(torch.full(ids.shape, end), tok.vocab_size) * 100.0
+    model.forward = sure
+    assert training.write_on(model, tok, [end, 40], n=30) == tok.decode([40])
+
+
+def test_control_characters_are_not_printed():
+    assert training.printable("a\x1b[2J\tb\nc\x9b\x00") == "a\ufffd[2J\tb\nc\ufffd\ufffd"
+
+
 def test_a_log_is_read_as_it_was_written(lesson, tmp_path):
     _, records = run(lesson, out=tmp_path)
     assert training.read_records(tmp_path) == records
