@@ -1,12 +1,14 @@
 """Benchmarks, each against the library that does the same in the same run: python -m tests.bench NAME."""
 
 import datetime
+import math
 import os
 import platform
 import statistics
 import subprocess
 import sys
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
@@ -179,8 +181,6 @@ def letters():
 
 def nano_run(corpus, tok):
     "The steps of nanoGPT's recipe for a CPU, 2000 of 12 x 64 characters, in its own shape; each gives the loss."
-    import math
-
     import torch
 
     from tinygpt import GPT, GPTConfig, Windows, encode_corpus
@@ -226,17 +226,14 @@ def our_run(corpus, tok, shape: dict, train: dict, zeros: bool = True):
 
 
 def together(runs: dict) -> dict[str, tuple]:
-    "All runs to their ends, in turns, so that a busy moment meets each of them: seconds and model of each."
-    left, took, models = dict(runs), dict.fromkeys(runs, 0.0), {}
-    while left:
-        name = min(left, key=took.get)
-        start = perf_counter()
-        found = next(left[name], None)
-        took[name] += perf_counter() - start
-        if found is None:
-            del left[name]
-        else:
-            models[name] = found[0]
+    "All runs to their ends, a twentieth of each in turns, so that a busy moment meets each of them: seconds and model."
+    took, models = dict.fromkeys(runs, 0.0), {}
+    for _ in range(20):
+        for name, (run, steps) in runs.items():
+            start = perf_counter()
+            for models[name], _ in islice(run, math.ceil(steps / 20)):
+                pass
+            took[name] += perf_counter() - start
     return {name: (took[name], models[name]) for name in runs}
 
 
@@ -261,7 +258,8 @@ def shakespeare():
         "without the modern shape: gpt2": ({"name": "gpt2", "bias": False}, train, True),
         "without the linear end: cosine": (shape, train | {"schedule": "cosine"}, True),
     }
-    done = together({"nanoGPT": nano_run(text, tok), "ours": our_run(text, tok, *without.pop("ours"))})
+    ours = our_run(text, tok, *without.pop("ours"))
+    done = together({"nanoGPT": (nano_run(text, tok), 2000), "ours": (ours, train["steps"])})
     print(f"{'':34}{'seconds':>8}{'sooner':>8}{'parameters':>12}{'unseen':>8}")
 
     def report(name: str, seconds: float, model):
@@ -273,13 +271,11 @@ def shakespeare():
     print(f"bar: at most 1.886 (what nanoGPT says of its own) at least 6 times sooner, in {train['steps']} steps;")
     print("below, each run alone, as many steps, with one part of the recipe changed:")
     for name, how in without.items():
-        report(name, *together({name: our_run(text, tok, *how)})[name])
+        report(name, *together({name: (our_run(text, tok, *how), train["steps"])})[name])
 
 
 def tales():
     "The recipe for tales against nanoGPT's for a CPU, step by step: so minutes can be told on a machine that is not there."
-    from itertools import islice
-
     import torch
 
     from tinygpt import GPT, GPTConfig, Windows, corpus, encode_corpus, the_tokenizer
