@@ -6,10 +6,11 @@ import matplotlib.pyplot as plt
 from pydoc_data.topics import topics
 
 from tinygpt import GPT4_SPLIT
-from tinygpt.pictures import TINTS
-from tinygpt.tokenizer import ChunkEncoder, count_chunks, learn_merges
+from tinygpt.show.pictures import TINTS
+from tinygpt.engine.splitting import count_chunks
+from tinygpt.tokenizer import ChunkEncoder, learn_merges
 
-plt.style.use("tinygpt.course")
+plt.style.use("tinygpt.assets.course")
 plt.rcParams["svg.hashsalt"] = "tinygpt"
 sentence = "The keeper returns the light to the string."
 tokens, merges = learn_merges(count_chunks(topics.values(), GPT4_SPLIT), 4096)

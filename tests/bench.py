@@ -50,7 +50,8 @@ def tokenizer():
     import tokenizers
     from tokenizers import models, pre_tokenizers, trainers
 
-    from tinygpt.tokenizer import GPT2_SPLIT, BPETokenizer, Counter, add
+    from tinygpt.engine.splitting import GPT2_SPLIT
+    from tinygpt.tokenizer import BPETokenizer, Counter, add
 
     text, size, byte_level = megabyte(), 4096, pre_tokenizers.ByteLevel(add_prefix_space=False)
 
@@ -140,7 +141,9 @@ DATA_MEMORY = """
 import random, resource, sys, tempfile, time
 from pathlib import Path
 import tinygpt
-from tinygpt.data import Windows, corpus, encode_corpus
+from tinygpt.data import Windows
+from tinygpt.io.corpus import corpus
+from tinygpt.io.tokens import encode_corpus
 megabytes, rng, letters = int(sys.argv[1]), random.Random(0), "etaoinshrdlu"
 words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(200_000)]
 weights = [1 / (i + 10) for i in range(len(words))]
@@ -248,11 +251,11 @@ def shakespeare():
     judge = in_order(encode_corpus(text.val, tok), 64, 256)
     settings = yaml.safe_load(config_file("shakespeare").read_text())
     train, shape = settings["train"], {k: v for k, v in settings["model"].items() if k not in ("preset", "block_size")}
-    rates = ("lr", "table_lr", "vector_lr")
+    rates = ("lr", "embedding_lr", "vector_lr")
     rest = {name: value for name, value in train.items() if name not in rates}
     without = {
         "ours": (shape, train, True),
-        "without Muon: AdamW": (shape, rest | {"optimizer": "adamw", "lr": 0.004, "table_lr": 0.01}, True),
+        "without Muon: AdamW": (shape, rest | {"optimizer": "adamw", "lr": 0.004, "embedding_lr": 0.01}, True),
         "with the usual rates": (shape, rest, True),
         "without zeros to begin with": (shape, train, False),
         "without the modern shape: gpt2": ({"name": "gpt2", "bias": False}, train, True),

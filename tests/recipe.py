@@ -15,9 +15,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tinygpt import GPT, GPTConfig, corpus, encode_corpus, evaluate, in_order, load, save, skill_accuracy, the_tokenizer
-from tinygpt.tales import CHANCE
-from tinygpt.training import RECIPE, TRAINED, floor_of, own_tales, possible, prime, read_records, smooth, train
+from tinygpt import (
+    GPT,
+    GPTConfig,
+    corpus,
+    encode_corpus,
+    evaluate,
+    in_order,
+    load,
+    save,
+    skill_accuracy,
+    the_tokenizer,
+)
+from tinygpt.world.skills import CHANCE
+from tinygpt.io.log import read_records
+from tinygpt.sample import sample_tales
+from tinygpt.show.training import smooth
+from tinygpt.training import RECIPE, TRAINED, prime, train
+from tinygpt.world.judging import floor_of, possible
 
 ROOT = Path(__file__).parents[1]
 RUNS = {f"seed {seed}": (seed, True) for seed in range(8)} | {"unprimed": (0, False)}
@@ -60,7 +75,7 @@ def judge(folder: Path) -> dict[str, float]:
     (model, tok), tales = load(folder), corpus("tales")
     loss = evaluate(model, in_order(encode_corpus(tales.val, tok), 256, 32))
     found = {"gap to the floor": loss - floor_of(tales, tok)} | skill_accuracy(model, tok, tales)
-    return found | {"possible tales": possible(own_tales(model, tok, n=64))}
+    return found | {"possible tales": possible(sample_tales(model, tok, n=64))}
 
 
 def write_runs(logs: dict):

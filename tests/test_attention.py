@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tinygpt.attention import Attention, attend, attention_map, attention_weights, may_look, share
+from tinygpt.attention import Attention, attend, attention_weights, causal_mask, share
+from tinygpt.show.attention import attention_map
 
 matplotlib.use("Agg")
 
@@ -59,9 +60,9 @@ def close(a, b, tolerance=1e-5):
 
 
 def test_may_look_by_hand():
-    assert may_look(2, 4).tolist() == [[True, True, True, False], [True, True, True, True]]
-    assert may_look(3, 3, torch.tensor([False, True, True])).int().tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1]]
-    assert may_look(3, 3, torch.ones(3, 3, dtype=torch.bool)).equal(may_look(3, 3))
+    assert causal_mask(2, 4).tolist() == [[True, True, True, False], [True, True, True, True]]
+    assert causal_mask(3, 3, torch.tensor([False, True, True])).int().tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1]]
+    assert causal_mask(3, 3, torch.ones(3, 3, dtype=torch.bool)).equal(causal_mask(3, 3))
 
 
 @given(looks())
@@ -77,7 +78,7 @@ def test_weights_and_outputs_are_those_of_the_formula(given_look):
 @settings(deadline=None)
 def test_rows_sum_to_one_or_to_nothing_and_the_future_gets_exactly_nothing(given_look):
     query, key, _, mask = given_look
-    weights, allowed = attention_weights(100 * query, key, mask), may_look(query.shape[2], key.shape[2], mask)
+    weights, allowed = attention_weights(100 * query, key, mask), causal_mask(query.shape[2], key.shape[2], mask)
     allowed = allowed.expand(weights.shape)
     assert (weights[~allowed] == 0).all() and (weights >= 0).all()
     assert close(weights.sum(-1), allowed.any(-1).float())
@@ -143,7 +144,7 @@ def test_no_gradient_comes_from_the_future_or_from_behind_the_mask(given_look, t
     for seen in None, []:
         key, value = key.detach().requires_grad_(), value.detach().requires_grad_()
         attend(query, key, value, mask, seen=seen)[:, :, t].square().sum().backward()
-        hidden = ~may_look(T, S, mask).expand(len(query), 1, T, S)[:, 0, t]  # (B, S)
+        hidden = ~causal_mask(T, S, mask).expand(len(query), 1, T, S)[:, 0, t]  # (B, S)
         for y in key, value:
             assert (y.grad.transpose(1, 2)[hidden] == 0).all()
 
@@ -361,7 +362,7 @@ def drawn(*shape, tokens=None):
     "A map of weights (..., T, S), its panels as a grid and the weights."
     *heads, T, S = shape
     torch.manual_seed(0)
-    scores = torch.randn(shape).masked_fill(~may_look(T, S), -torch.inf)
+    scores = torch.randn(shape).masked_fill(~causal_mask(T, S), -torch.inf)
     weights = scores.softmax(-1)
     if tokens is None:
         tokens = [WORDS[i % len(WORDS)] for i in range(S)]
@@ -379,7 +380,7 @@ def test_each_panel_draws_its_head_and_nothing_of_the_future(shape):
     fig, panels, weights = drawn(*shape)
     heads = weights.view(-1, *shape[-2:])
     assert len(panels) == len(heads) and len(fig.axes) == len(heads) + 1
-    allowed = may_look(*shape[-2:])
+    allowed = causal_mask(*shape[-2:])
     for ax, head in zip(panels, heads):
         (image,) = ax.images
         data = image.get_array()
@@ -439,7 +440,7 @@ SIZES += [(4, 4, 16, 16), (4, 4, 64, 64), (8, 8, 32, 32), (12, 12, 24, 24), (3, 
 
 
 @pytest.mark.parametrize("shape", SIZES, ids=str)
-@pytest.mark.parametrize("style", ["default", "tinygpt.course"])
+@pytest.mark.parametrize("style", ["default", "tinygpt.assets.course"])
 def test_whatever_is_written_can_be_read(shape, style):
     "No text lies on another or on a panel, none is small, and names stand at their rows and columns."
     import matplotlib.pyplot as plt

@@ -16,7 +16,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinygpt import baseline
-from tinygpt.baseline import Bigram, Table, bigram, count_pairs, cross_entropy, evaluate, fit, sample, uniform, unigram
+from tinygpt.baseline import (
+    Bigram,
+    Table,
+    bigram,
+    count_pairs,
+    cross_entropy,
+    evaluate,
+    fit,
+    sample,
+    uniform,
+    unigram,
+)
 
 matplotlib.use("Agg")
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 8))

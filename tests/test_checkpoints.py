@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from tinygpt import weights
-from tinygpt.checkpoints import config_from_json, load, save
+from tinygpt.io import weights
+from tinygpt.io.checkpoints import config_from_json, load, save
 from tinygpt.gpt import GPT, GPTConfig
 from tinygpt.tales import tale, the_tokenizer
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer

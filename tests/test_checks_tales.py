@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tinygpt.checks import tales as check
-from tinygpt.tales import tokens_in
+from tinygpt.world.skills import tokens_in
 
 
 def judged(judge):

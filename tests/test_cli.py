@@ -19,14 +19,18 @@ import torch
 import yaml
 
 from tinygpt import cli
-from tinygpt.checkpoints import load, save
+from tinygpt.io.checkpoints import load, save
 from tinygpt.cli import COMMANDS, comments, complete, config_file, main, meant, read_settings
-from tinygpt.data import corpus, encode_corpus, in_order
+from tinygpt.data import in_order
+from tinygpt.io.corpus import corpus
+from tinygpt.io.tokens import encode_corpus
 from tinygpt.gpt import GPT, NAMED, SHAPES, GPTConfig
-from tinygpt.runs import read_log
-from tinygpt.tales import skill_accuracy, the_tokenizer
+from tinygpt.io.log import read_log
+from tinygpt.tales import the_tokenizer
+from tinygpt.world.skills import skill_accuracy
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
-from tinygpt.training import CONTROL, TrainConfig, train
+from tinygpt.show.progress import CONTROL
+from tinygpt.training import TrainConfig, train
 
 TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))
 CONFIGS = sorted(path.stem for path in (Path(cli.__file__).parent / "configs").glob("*.yaml"))

@@ -19,8 +19,11 @@ from hypothesis import strategies as st
 
 from tinygpt import data as module
 from tinygpt import tales, texts
-from tinygpt.data import Documents, Tokens, Windows, corpus, encode_corpus, in_order, lessons, write_tokens
-from tinygpt.tokenizer import GPT2_SPLIT, GPT4_SPLIT, BPETokenizer, CharTokenizer
+from tinygpt.data import Windows, in_order, lessons
+from tinygpt.io.corpus import Documents, corpus
+from tinygpt.io.tokens import Tokens, encode_corpus, write_tokens
+from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT
+from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 
 STORY = (
     'Once there was a well, and in the well there was a fish. The fish said: "I\'ve 12345 scales!"\n\n'
@@ -481,7 +484,9 @@ def test_what_is_no_split_is_refused(tok):
 
 MEMORY = """
 import resource, sys
-from tinygpt.data import Windows, corpus, encode_corpus
+from tinygpt.data import Windows
+from tinygpt.io.corpus import corpus
+from tinygpt.io.tokens import encode_corpus
 from tinygpt.tokenizer import BPETokenizer
 
 class Quick(BPETokenizer):

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from tinygpt.diagrams import data_flow, parameter_map
+from tinygpt.show.diagram import data_flow, parameter_map
 from tinygpt.gpt import GPT, GPTConfig
 from tinygpt.tokenizer import CharTokenizer
 
@@ -34,7 +34,7 @@ each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 @pytest.fixture(autouse=True)
 def style():
-    with plt.style.context("tinygpt.course"):
+    with plt.style.context("tinygpt.assets.course"):
         yield
     plt.close("all")
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinygpt.gpt import GPT, NAMED, GPTConfig, count_flops, count_parameters, linear_cross_entropy
+from tinygpt.engine.loss import linear_cross_entropy
+from tinygpt.gpt import GPT, NAMED, GPTConfig, count_flops, count_parameters
 
 few = settings(max_examples=25, deadline=None)
 

@@ -18,7 +18,7 @@ from tinygpt.optim import (
     constant_linear,
     kinds,
     orthogonal,
-    set_pace,
+    set_lr_scale,
     warmup_cosine,
 )
 
@@ -259,7 +259,7 @@ def groups_of(model, optimizers):
 
 def test_build_optimizers_gives_each_kind_its_own():
     model = small("gpt2", tied=False)
-    rates = {"lr": 0.1, "table_lr": 0.2, "vector_lr": 0.3}
+    rates = {"lr": 0.1, "embedding_lr": 0.2, "vector_lr": 0.3}
     optimizers = build_optimizers(model, **rates, betas=(0.7, 0.8), momentum=0.6, weight_decay=0.4)
     assert [type(one) for one in optimizers] == [Muon, torch.optim.AdamW]
     assert optimizers[0].param_groups[0]["momentum"] == 0.6
@@ -287,7 +287,7 @@ def test_what_is_left_open_is_filled_in():
 
     assert rates() == [0.015, 0.02, 0.01] and rates("adamw") == [0.003, 0.01, 0.01]
     assert rates(lr=0.5) == [0.5, 0.02, 0.01] and rates("adamw", lr=0.5) == [0.5] * 3
-    assert rates("adamw", lr=0.5, table_lr=0) == [0.5, 0, 0.5] and rates(vector_lr=0.5) == [0.015, 0.02, 0.5]
+    assert rates("adamw", lr=0.5, embedding_lr=0) == [0.5, 0, 0.5] and rates(vector_lr=0.5) == [0.015, 0.02, 0.5]
 
 
 @OPTIMIZERS
@@ -308,7 +308,7 @@ def test_matrices_and_tables_decay_and_vectors_do_not(optimizer):
     [
         ({"optimizer": "adam"}, "no optimizer 'adam': choose 'muon' or 'adamw'"),
         ({"lr": -1}, "lr=-1 should be a number, 0 or more"),
-        ({"table_lr": -0.1}, "table_lr=-0.1 should be"),
+        ({"embedding_lr": -0.1}, "embedding_lr=-0.1 should be"),
         ({"vector_lr": math.inf, "optimizer": "adamw"}, "vector_lr=inf should be"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1 should be"),
         ({"weight_decay": -0.1, "optimizer": "adamw"}, "weight_decay=-0.1 should be"),
@@ -386,14 +386,14 @@ def test_set_pace_is_a_share_of_the_first_rate_however_often(optimizer):
     optimizers = build_optimizers(model, optimizer, 0.1, 0.2, 0.3)
     names = "blocks.0.mlp.up.weight", "embed.weight", "norm.weight"
     for share in 0.5, 0.01, 0.0, 1.0, 0.25:
-        set_pace(optimizers, share)
+        set_lr_scale(optimizers, share)
         found = groups_of(model, optimizers)
         assert [found[name][1] for name in names] == pytest.approx([0.1 * share, 0.2 * share, 0.3 * share])
 
 
 def train(model, optimizers, steps, of):
     for step in steps:
-        set_pace(optimizers, constant_linear(step, of, warmup=3))
+        set_lr_scale(optimizers, constant_linear(step, of, warmup=3))
         generator = torch.Generator().manual_seed(step)
         ids = torch.randint(11, (3, 9), generator=generator)
         model.zero_grad()
@@ -421,7 +421,7 @@ def test_a_model_learns(optimizer):
     model, ids = small(), torch.tensor([[1, 5, 2, 7, 3, 9, 0, 4, 6]])
     optimizers, first = build_optimizers(model, optimizer), model.loss(ids[:, :-1], ids[:, 1:]).item()
     for step in range(60):
-        set_pace(optimizers, constant_linear(step, 60, warmup=5))
+        set_lr_scale(optimizers, constant_linear(step, 60, warmup=5))
         model.zero_grad()
         loss = model.loss(ids[:, :-1], ids[:, 1:])
         loss.backward()

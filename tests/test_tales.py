@@ -15,21 +15,10 @@ import torch
 from conftest import ROOT
 
 from tinygpt import CharTokenizer, tales
-from tinygpt.tales import (
-    CHANCE,
-    Grammar,
-    Step,
-    answers,
-    chat,
-    logprob,
-    read,
-    skill_accuracy,
-    spans,
-    tale,
-    the_grammar,
-    the_tokenizer,
-    write,
-)
+from tinygpt.tales import chat, logprob, tale, the_tokenizer
+from tinygpt.world.grammar import Grammar, Step, the_grammar, write
+from tinygpt.world.parser import answers, read
+from tinygpt.world.skills import CHANCE, skill_accuracy, spans
 
 SMALL = """
 girl: Ada Ida

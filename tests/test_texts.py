@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygpt import texts
-from tinygpt.texts import download, read_text, text_files, text_size
+from tinygpt.io.downloads import download
+from tinygpt.io.text import read_text, text_files, text_size
 
 BODY = os.urandom(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -22,7 +22,8 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from tinygpt import tokenizer as module
-from tinygpt.tokenizer import GPT2_SPLIT, GPT4_SPLIT, KNOWN_SPLITS, BPETokenizer, CharTokenizer, pieces
+from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT, KNOWN_SPLITS, pieces
+from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 
 STORY = (
     'Once there was a well, and in the well there was a fish. The fish said: "I\'ve 12345 scales!"\n\n'

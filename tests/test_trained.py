@@ -13,9 +13,13 @@ from conftest import ROOT
 
 from tinygpt import corpus, encode_corpus, evaluate, in_order, load, skill_accuracy, the_tokenizer
 from tinygpt.gpt import GPTConfig
-from tinygpt.tales import CHANCE
-from tinygpt.training import RECIPE, TRAINED, floor_of, own_tales, possible, read_records, smooth
-from tinygpt.weights import list_weights
+from tinygpt.world.skills import CHANCE
+from tinygpt.io.log import read_records
+from tinygpt.sample import sample_tales
+from tinygpt.show.training import smooth
+from tinygpt.training import RECIPE, TRAINED
+from tinygpt.world.judging import floor_of, possible
+from tinygpt.io.weights import list_weights
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def test_it_is_small_and_good_at_tales():
     assert 0 < loss - floor_of(tales, tok) < 0.15
     skills = skill_accuracy(model, tok, tales)
     assert set(skills) == set(CHANCE) and min(skills.values()) > 0.9
-    told = own_tales(model, tok, n=100, seed=1)
+    told = sample_tales(model, tok, n=100, seed=1)
     assert 0.1 < possible(told) < 0.8 and len(set(told) - set(tales.train)) > 90
 
 

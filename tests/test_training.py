@@ -14,13 +14,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tinygpt import training, weights
-from tinygpt.checkpoints import load
-from tinygpt.data import Windows, corpus, encode_corpus, in_order
+from tinygpt import training
+from tinygpt.io import weights
+from tinygpt.io.checkpoints import load
+from tinygpt.data import Windows, in_order
+from tinygpt.io.corpus import corpus
+from tinygpt.io.tokens import encode_corpus
 from tinygpt.gpt import GPT, GPTConfig
 from tinygpt.tokenizer import CharTokenizer
-from tinygpt.runs import read_log
-from tinygpt.training import Diverged, Record, TrainConfig, train, validate
+from tinygpt.io.log import read_log
+from tinygpt.io.log import Record
+from tinygpt.training import Diverged, TrainConfig, train, validate
 
 TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))
 
@@ -320,7 +324,7 @@ REFUSED = [
     ({"batch_size": 1.5}, "batch_size=1.5"),
     ({"clip": 0}, "clip=0"),
     ({"steps": None, "minutes": "2"}, "minutes=.2. should be a number above 0"),
-    ({"table_lr": -1}, "table_lr=-1 should be a number, 0 or more"),
+    ({"embedding_lr": -1}, "embedding_lr=-1 should be a number, 0 or more"),
     ({"warmup": -1}, "warmup=-1"),
     ({"schedule": "step"}, "'step'.*linear, cosine"),
     ({"dtype": "float16"}, "'float16'.*float32, bfloat16"),
@@ -411,9 +415,9 @@ def test_own_tales_are_drawn_by_the_chances_that_the_model_gives():
     rows = [row[1:] + [end] for row in ids.tolist()]
     wanted = [tok.decode(row[: row.index(end)]) for row in rows]
     model.train()
-    assert training.own_tales(model, tok, n=6, seed=5) == wanted and model.training
+    assert training.sample_tales(model, tok, n=6, seed=5) == wanted and model.training
     assert len({len(tok.encode(tale)) for tale in wanted}) > 1
-    assert training.own_tales(model, tok, n=6, seed=6) != wanted
+    assert training.sample_tales(model, tok, n=6, seed=6) != wanted
 
 
 def test_possible_is_the_share_that_the_source_can_write():
@@ -528,7 +532,7 @@ def test_samples_are_shown_where_it_was_examined_and_change_nothing(lesson, caps
     model = new(tok)
     start, shown = tok.encode("1 and "), []
     tell = training.show_samples(model, tok, start, n=15)
-    keep = lambda record: shown.append(training.write_on(model, tok, start, 15, seed=record.step))
+    keep = lambda record: shown.append(training.continue_text(model, tok, start, 15, seed=record.step))
     _, records = run(lesson, model=model, consumers=[tell, keep])
     said = capsys.readouterr().out.splitlines()
     assert said == [f"step {step}: {shown[step - 1]}" for step in (5, 10, 12)]
@@ -544,11 +548,11 @@ def test_what_is_written_ends_where_a_text_ends_and_begins_anywhere():
     model = new(tok, dropout=0.0, block_size=8)
     with torch.no_grad():  # all logits are 0, so any token may come
         model.norm.weight.zero_()
-    long = training.write_on(model.train(), tok, [end, *range(40)], n=30)
+    long = training.continue_text(model.train(), tok, [end, *range(40)], n=30)
     assert long.startswith(tok.decode(range(40))) and len(long) > len(tok.decode(range(40))) and model.training
     sure = lambda ids: torch.nn.functional.one_hot(torch.full(ids.shape, end), tok.vocab_size) * 100.0
     model.forward = sure
-    assert training.write_on(model, tok, [end, 40], n=30) == tok.decode([40])
+    assert training.continue_text(model, tok, [end, 40], n=30) == tok.decode([40])
 
 
 def test_control_characters_are_not_printed():

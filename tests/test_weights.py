@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save, save_file
 from test_texts import cache, dead_port, files_in, hung_up, nobody, page, serve, silent, status
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
-from tinygpt import weights
-from tinygpt.weights import find_folder, list_weights, read_config, read_weights, write_weights
+from tinygpt.io import weights
+from tinygpt.io.weights import find_folder, list_weights, read_config, read_weights, write_weights
 
 assert cache and nobody and serve  # fixtures
 KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -211,7 +211,7 @@ def test_links_are_followed_and_not_written_through(tmp_path):
 
 LEAN = """
 import resource, sys, torch
-from tinygpt.weights import read_weights, write_weights
+from tinygpt.io.weights import read_weights, write_weights
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**20
 torch.set_num_threads(1)
 write_weights(sys.argv[1], {"warm": torch.randn(9, 9).T})

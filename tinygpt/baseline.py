@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['cross_entropy', 'evaluate', 'perplexity', 'count_pairs', 'Table', 'uniform', 'smoothed', 'unigram', 'bigram',
-           'bits_per_byte', 'Bigram', 'fit', 'sample', 'ladder']
+           'bits_per_byte', 'Bigram', 'fit', 'sample']
 
 # %% ../nbs/04_baseline.ipynb #imports
 import math
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .engine.modes import eval_mode
 
 # %% ../nbs/04_baseline.ipynb #cross-entropy
 def cross_entropy(
@@ -27,21 +29,17 @@ def cross_entropy(
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 # %% ../nbs/04_baseline.ipynb #evaluate-export
-@torch.no_grad()
 def evaluate(
     model: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],  # ids, targets, mask: each (B, T)
 ) -> float:
-    "The loss of a model in nats per token, each token counting the same."
-    nats, n_tokens, learning = 0.0, 0, getattr(model, "training", False)
-    if learning:
-        model.eval()
-    for ids, targets, mask in batches:
-        n = mask.sum().item()
-        nats += n * cross_entropy(model(ids), targets, mask).item()
-        n_tokens += n
-    if learning:
-        model.train()
+    "The loss of a model in nats per token; every token counts the same."
+    nats, n_tokens = 0.0, 0
+    with eval_mode(model):  # no dropout, no gradients
+        for ids, targets, mask in batches:
+            if n := mask.sum().item():
+                nats += n * cross_entropy(model(ids), targets, mask).item()
+                n_tokens += n
     return nats / n_tokens
 
 # %% ../nbs/04_baseline.ipynb #perplexity-export
@@ -145,22 +143,3 @@ def sample(
         if ids[-1] == stop:
             break
     return ids
-
-# %% ../nbs/04_baseline.ipynb #ladder-export
-def ladder(rungs: dict[str, float], floor: float | None = None):
-    "A chart of losses, in nats per token, from top to bottom; the last one is the newest."
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(7.2, 0.8 + 0.34 * len(rungs)))
-    for row, loss in enumerate(rungs.values()):
-        newest, ground = row == len(rungs) - 1, floor or 0
-        ax.barh(row, loss - ground, 0.62, left=ground, color="C0", alpha=1 if newest else 0.5)
-        ax.text(loss, row, f"  {loss:.2f}", va="center", weight="bold" if newest else "normal")
-    ax.set_yticks(range(len(rungs)), rungs)
-    ax.set(xlabel="loss (nats a token)", xlim=(0, 1.12 * max(rungs.values())))
-    ax.set_ylim(len(rungs) - 0.5, -0.5)
-    if floor is not None:
-        ax.axvspan(0, floor, facecolor="none", edgecolor="C1", hatch="///", lw=0)
-        ax.axvline(floor, color="C1")
-        ax.text(floor, -0.6, f"the floor: {floor:.3f}", color="C1", va="bottom")
-    return fig

@@ -44,7 +44,7 @@ from .runs import claimed
 from .tales import skill_accuracy, the_tokenizer
 from .tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from .training import (TrainConfig, floor_of, prime, printable, read_records, show_samples,
-                              to_tensorboard, to_wandb, train, training_plot, write_on)
+                              to_tensorboard, to_wandb, train, training_plot, continue_text)
 
 # %% ../nbs/17_cli.ipynb #fields-export
 def comments(made: type) -> dict[str, str]:
@@ -337,7 +337,7 @@ def write(model: GPT, tok: Tokenizer, whole_texts: bool, n: int = 200):
             print(f"tinygpt: {error}", file=sys.stderr)
             continue
         if ids:
-            print(printable(write_on(model, tok, ids, n, seed)) + "\n", flush=True)
+            print(printable(continue_text(model, tok, ids, n, seed)) + "\n", flush=True)
 
 # %% ../nbs/17_cli.ipynb #judge-export
 def judge(model: GPT, tok: Tokenizer, text: Corpus) -> dict:

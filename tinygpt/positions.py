@@ -13,19 +13,19 @@ from torch import Tensor
 
 # %% ../nbs/06_positions.ipynb #rotate-export
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    "Turn each pair (x[i], x[i + D/2]) by its angle."
+    "Rotate each pair (x[i], x[i + D/2]) by its angle."
     left, right = x.chunk(2, -1)  # (..., D) -> two of (..., D/2)
     return torch.cat([left * cos - right * sin, left * sin + right * cos], -1)
 
 # %% ../nbs/06_positions.ipynb #rotation-export
 def rotation(
-    positions: Tensor,  # (T,), or (B, T) where each text has its own
+    positions: Tensor,  # (T,), or (B, T) if each text has its own
     head_dim: int,
-    base: float = 10_000.0,  # the larger it is, the more slowly the last pairs turn
+    base: float = 10_000.0,  # the larger, the more slowly the last pairs rotate
 ) -> Callable[[Tensor], Tensor]:
-    "A function that turns queries or keys, (B, H, T, D), by their positions."
+    "Rotary position embedding (RoPE): a function that rotates queries or keys, (B, H, T, D), by their positions."
     if head_dim % 2:
-        raise ValueError(f"head_dim={head_dim} makes no pairs: take an even one, as {head_dim + 1}")
+        raise ValueError(f"head_dim={head_dim} cannot be split into pairs: choose an even one, as {head_dim + 1}")
     pair = torch.arange(0.0, head_dim, 2, dtype=torch.float32, device=positions.device)
     angles = positions[..., None] / base ** (pair / head_dim)  # (..., T, D/2), in float32
     if positions.dim() == 2:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 
-from tinygpt.pictures import Picture
+from tinygpt.show.pictures import Picture
 
 MARKS = {"right": ("Right.", "#1f9e77"), "wrong": ("Not yet.", "#d9730d"), "blank": ("To be written.", "#7b818a")}
 

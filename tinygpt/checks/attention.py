@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from tinygpt.checks import Finding, call, checks
 from tinygpt.checks.tensors import Named, diagnose, grid, of_tensors, same, shaped, tensor
-from tinygpt.pictures import Picture
+from tinygpt.show.pictures import Picture
 
 QUERY = [[1.0, 0.0, 2.0], [0.0, 2.0, 1.0], [2.0, 1.0, 0.0], [1.0, 2.0, -1.0]]
 KEY = [[1.0, 1.0, 0.0], [0.0, 2.0, 1.0], [2.0, 0.0, 1.0], [1.0, 0.0, 2.0]]

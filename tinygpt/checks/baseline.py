@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 
 from tinygpt.checks import Finding, call, checks
 from tinygpt.checks.tensors import diagnose, number, of_tensors, same, tensor
-from tinygpt.pictures import Picture, table
+from tinygpt.show.pictures import Picture, table
 
 
 def _rows(got: Tensor, right: Tensor, names: tuple[str, str]) -> Picture:

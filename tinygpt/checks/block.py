@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tinygpt.checks import Finding, checks
 from tinygpt.checks.tensors import diagnose, grid, number, of_tensors, same, tensor
-from tinygpt.pictures import Picture
+from tinygpt.show.pictures import Picture
 
 
 def _differing(got: Tensor, right: Tensor) -> Picture:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from tinygpt.checks import Finding, attempt, call, checks
-from tinygpt.pictures import Picture, color_tokens, table
+from tinygpt.show.pictures import Picture, color_tokens, table
 
 LIST = (list, tuple, np.ndarray)
 

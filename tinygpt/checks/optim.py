@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from tinygpt.checks import Finding, attempt, call, checks
 from tinygpt.checks.tensors import diagnose, grid, number, of_tensors, same, tensor
 from tinygpt.gpt import GPT, GPTConfig
-from tinygpt.pictures import Picture
+from tinygpt.show.pictures import Picture
 
 
 def _averages(g: Tensor, m: Tensor, v: Tensor, beta1: float, beta2: float) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from tinygpt.attention import attention_weights
 from tinygpt.checks import Finding, attempt, call, checks
 from tinygpt.checks.tensors import Named, diagnose, grid, of_tensors, same, shaped, tensor
-from tinygpt.pictures import Picture, table
+from tinygpt.show.pictures import Picture, table
 from tinygpt.positions import rotate, rotation
 
 

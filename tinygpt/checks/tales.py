@@ -3,7 +3,7 @@
 import math
 
 from tinygpt.checks import Finding, attempt, call, checks
-from tinygpt.tales import tokens_in
+from tinygpt.world.skills import tokens_in
 
 
 def _near(a: float, b: float) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tinygpt.checks import Finding, attempt, call
-from tinygpt.pictures import Picture
+from tinygpt.show.pictures import Picture
 
 NUMBER = int, float, Tensor
 

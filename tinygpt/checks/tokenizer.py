@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 from tinygpt.checks import Finding, attempt, call, checks
-from tinygpt.pictures import color_tokens
+from tinygpt.show.pictures import color_tokens
 
 
 def _differ(answer, args: tuple, got: list, expected: list, shown=str):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tinygpt.checks import Finding, attempt, call, checks
 from tinygpt.checks.tensors import diagnose, grid, same
-from tinygpt.pictures import Picture, color_tokens, table
+from tinygpt.show.pictures import Picture, color_tokens, table
 
 NUMBER = int, float, np.number, Tensor
 Batch = tuple[Tensor, Tensor, Tensor]  # ids, targets, mask: each (B, T)

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tinygpt import weights
-from tinygpt.files import read_json, understood, write_json
+from tinygpt.io import weights
+from tinygpt.io.atomic import read_json, understood, write_json
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 
@@ -76,7 +76,7 @@ NAMES = {
         "embed": "model.embed_tokens",
         "blocks": "model.layers",
         "norm": "model.norm",
-        "head": "lm_head",
+        "lm_head": "lm_head",
         "attention_norm": "input_layernorm",
         "attention.query": "self_attn.q_proj",
         "attention.key": "self_attn.k_proj",
@@ -91,10 +91,10 @@ NAMES = {
     },
     "gpt2": {
         "embed": "transformer.wte",
-        "place": "transformer.wpe",
+        "position_embedding": "transformer.wpe",
         "blocks": "transformer.h",
         "norm": "transformer.ln_f",
-        "head": "lm_head",
+        "lm_head": "lm_head",
         "attention_norm": "ln_1",
         "attention.query": "attn.c_attn",  # one matrix for all three
         "attention.key": "attn.c_attn",
@@ -211,6 +211,12 @@ def config_from_json(spec: dict) -> tuple[str | None, GPTConfig]:
     numbers = {ours: spec[theirs] for ours, theirs in FIELDS[kind].items()}
     shape = next(shape for shape, name in KINDS.items() if name == kind)
     return kind, GPTConfig(**SHAPES[shape] | numbers)
+
+
+def read_gpt_config(folder: Path) -> GPTConfig:
+    "The shape of the model in a folder."
+    with understood(folder / "config.json"):
+        return config_from_json(weights.read_config(folder))[1]
 
 
 def rope_theta(spec: dict) -> float:

@@ -13,8 +13,9 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from tinygpt.files import parse_json, read_json, understood, whole
-from tinygpt.texts import hub_folder, near_names
+from tinygpt.io.atomic import parse_json, read_json, understood, whole
+from tinygpt.io.downloads import hub_folder
+from tinygpt.io.text import near_names
 
 WEIGHTS = "model.safetensors"
 FROM_HUB = ["config.json", "*.safetensors", "*.safetensors.index.json"]

@@ -1,90 +1,23 @@
-"""Files: written whole or not at all, and tokenizers in the form that the Hugging Face libraries read."""
+"""Tokenizers as the Hugging Face libraries write them."""
 
 import json
-import os
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import regex
 
+from tinygpt.io.atomic import read_json, write_json
+
 _printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _others = [byte for byte in range(256) if byte not in _printable]
+
+
 # How files write each byte: as itself where it prints, otherwise as a letter from further up. The order is GPT-2's.
 LETTERS = dict(zip(_printable + _others, map(chr, _printable + [*range(256, 324)])))
-LARGEST_JSON = 100_000_000  # bytes; a tokenizer of a quarter of a million tokens takes some ten million
+
+
 BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
-
-
-def as_texts(source: str | Iterable[str]) -> Iterator[str]:
-    "Yield the one text, or each text of a corpus; half a surrogate pair, which is no character, becomes U+FFFD."
-    half = ""
-    for text in [source] if isinstance(source, str | bytes) else source:
-        if not isinstance(text, str):
-            raise ValueError(f"expected text (str), got {type(text).__name__}: {text!r:.40}")
-        text, half = half + text, ""
-        if not text.isascii() and "\ud800" <= text[-1] <= "\udbff":
-            text, half = text[:-1], text[-1]
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        yield text
-    if half:
-        yield "\ufffd"
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    "A draft to write beside a file, which then takes its place; where something goes wrong, the file stays as it was."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict):
-    "Write a file whole or not at all."
-    with whole(path) as draft:
-        draft.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-def parse_json(raw: bytes):
-    "What a JSON text says, if it says nothing twice."
-
-    def once(pairs: list[tuple]) -> dict:
-        if len(content := dict(pairs)) < len(pairs):
-            name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-            raise ValueError(f"it says more than once what {name!r:.60} is")
-        return content
-
-    return json.loads(raw, object_pairs_hook=once)
-
-
-@contextmanager
-def understood(path: str | Path) -> Iterator[None]:
-    "Make sense of a file, or say what is wrong with it."
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        reason = error if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
-        raise ValueError(f"{path} is damaged, or of another kind than expected: {reason}") from error
-
-
-def read_json(path: str | Path, understand: Callable):
-    "Read a file and make sense of it, or say what is wrong with it."
-    with understood(path):
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-            raise ValueError("it is no file")
-        if os.path.exists(path) and (size := os.path.getsize(path)) > LARGEST_JSON:
-            raise ValueError(f"it has {size} bytes, and {LARGEST_JSON} at most are read")
-        return understand(parse_json(Path(path).read_bytes()))
-
 
 def write_tokenizer(folder: Path, spec: dict):
     "Write a tokenizer.json, and the tokenizer_config.json without which transformers takes another class."

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tinygpt.gpt import GPT
-from tinygpt.pictures import TINTS, visible
+from tinygpt.show.pictures import TINTS, visible
 
 BLUE, ORANGE, GREEN, PINK, OCHRE, VIOLET = TINTS
 GREY = "#7b818a"
@@ -25,21 +25,23 @@ class Flow:
 
             return look
 
-        def keep(key, value):
-            self.kept.append((tuple(key.shape), tuple(value.shape)))
-            return key, value
-
         hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
         try:
             with torch.no_grad():
                 self.ids = torch.tensor([list(ids)], dtype=torch.int64, device=device)
-                look = {"positions": torch.arange(self.ids.shape[1], device=device), "seen": self.weights}
-                logits = model.eval()(self.ids, past=[keep] * model.config.n_layer, **look)
+                look = {"positions": torch.arange(self.ids.shape[1], device=device), "weights_out": self.weights}
+                logits = model.eval()(self.ids, cache=[self] * model.config.n_layer, **look)
         finally:
             model.train(learning)
             for hook in hooks:
                 hook.remove()
         self.logits, self.chances = tuple(logits.shape), logits[0, -1].float().softmax(-1).cpu()
+
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        "Stands in for a key/value cache that keeps nothing but the shapes."
+        self.kept.append((tuple(key.shape), tuple(value.shape)))
+        return key, value
 
 
 class Sheet:
@@ -216,8 +218,8 @@ def draw_return(sheet: Sheet, flow: Flow, road, middle, y, name, module, color) 
 def draw_mlp(sheet: Sheet, model: GPT, flow: Flow, road: float, top: float) -> float:
     "The second half of the first block; returns how far down it goes."
     name, mlp, middle = "blocks.0.mlp", model.blocks[0].mlp, road + 2.28
-    parts = ["up"] if mlp.gate is None else ["gate", "up"]
-    xs = [middle] if mlp.gate is None else [middle - 0.69, middle + 0.69]
+    parts = ["up"] if not hasattr(mlp, "gate") else ["gate", "up"]
+    xs = [middle] if not hasattr(mlp, "gate") else [middle - 0.69, middle + 0.69]
     y = top + 0.3
     sheet.line((road, y), (middle - 0.72, y))
     sheet.shape((road + middle - 0.72) / 2 + 0.05, y - 0.1, flow.taken[f"{name}_norm"], f"{name}_norm:in", ha="center")
@@ -229,13 +231,13 @@ def draw_mlp(sheet: Sheet, model: GPT, flow: Flow, road: float, top: float) -> f
     for x, part in zip(xs, parts):
         sheet.line((middle, y), (x, y), (x, y + 0.16))
         sheet.part(x, y + 0.38, part, what(getattr(mlp, part)), GREEN, 1.12, f"{name}.{part}")
-        if mlp.gate is None:
+        if not hasattr(mlp, "gate"):
             sheet.line((x, y + 0.6), (x, bend - 0.14))
         else:
             sheet.line((x, y + 0.6), (x, bend), (middle + (0.4 if x > middle else -0.4), bend))
         sheet.shape(x + 0.06, y + 0.74, flow.given[f"{name}.{part}"], f"{name}.{part}:out")
     sheet.card(middle, bend, 0.8, 0.28, GREEN, 0.09, 0.13)
-    sheet.write(middle, bend, "gelu" if mlp.gate is None else "silu × up", 8, f"{name}:bend")
+    sheet.write(middle, bend, "gelu" if not hasattr(mlp, "gate") else "silu × up", 8, f"{name}:bend")
     sheet.line((middle, bend + 0.14), (middle, bend + 0.42))
     sheet.shape(middle + 0.06, bend + 0.26, flow.taken[f"{name}.down"], f"{name}.down:in")
     return draw_return(sheet, flow, road, middle, bend + 0.64, f"{name}.down", mlp.down, GREEN)
@@ -267,9 +269,9 @@ def data_flow(model: GPT, tok, text: str):
 
     sheet.part(road, 1.64, "embed", what(model.embed), ORANGE, 1.5, "embed")
     y = 1.86
-    sheet.shape(road + 0.12, y + (0.5 if model.place is None else 0.13), flow.given["embed"], "embed:out")
-    if model.place is not None:
-        sheet.part(road + 1.4, y + 0.42, "place", what(model.place), ORANGE, 0.84, "place")
+    sheet.shape(road + 0.12, y + (0.5 if model.position_embedding is None else 0.13), flow.given["embed"], "embed:out")
+    if model.position_embedding is not None:
+        sheet.part(road + 1.4, y + 0.42, "place", what(model.position_embedding), ORANGE, 0.84, "place")
         sheet.line((road + 0.98, y + 0.42), (road + 0.13, y + 0.42))
         sheet.shape(road + 0.55, y + 0.32, flow.given["place"], "place:out", ha="center")
         sheet.plus(road, y + 0.42)
@@ -302,9 +304,9 @@ def data_flow(model: GPT, tok, text: str):
     sheet.line((road, norm + 0.22), (road, norm + 0.66))
     sheet.shape(road + 0.12, norm + 0.42, flow.given["norm"], "norm:out")
     head = norm + 0.88
-    color, name = (ORANGE, "embed, again") if model.head is None else (PINK, "head")
-    sheet.part(road, head, name, " × ".join(f"{n:,}" for n in model.vocabulary.shape), color, 1.5, "head")
-    if model.head is None:
+    color, name = (ORANGE, "embed, again") if model.lm_head is None else (PINK, "head")
+    sheet.part(road, head, name, " × ".join(f"{n:,}" for n in model.unembedding.shape), color, 1.5, "head")
+    if model.lm_head is None:
         sheet.line(
             (road - 0.75, 1.64), (0.2, 1.64), (0.2, head), (road - 0.75, head), color=ORANGE, ls=(0, (2, 2)), lw=1
         )

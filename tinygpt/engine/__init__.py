@@ -1,0 +1,1 @@
+"""What is fast and no lesson: splitting text, counting on all cores, the loss in chunks."""

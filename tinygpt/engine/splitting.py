@@ -1,0 +1,123 @@
+"""Texts cut into chunks by a pattern, streamed in pieces that cut through no chunk, and counted on all cores."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
+
+import regex
+
+from tinygpt.engine.cores import on_all_cores
+
+GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT4_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+KNOWN_SPLITS = {GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", "")}  # the last is Qwen's
+SAFE_CUT = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'])")  # (?r): search from the end
+
+
+def as_texts(source: str | Iterable[str]) -> Iterator[str]:
+    "Yield the one text, or each text of a corpus; half a surrogate pair, which is no character, becomes U+FFFD."
+    half = ""
+    for text in [source] if isinstance(source, str | bytes) else source:
+        if not isinstance(text, str):
+            raise ValueError(f"expected text (str), got {type(text).__name__}: {text!r:.40}")
+        text, half = half + text, ""
+        if not text.isascii() and "\ud800" <= text[-1] <= "\udbff":
+            text, half = text[:-1], text[-1]
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        yield text
+    if half:
+        yield "\ufffd"
+
+
+def compile_split(pattern: str | None) -> regex.Pattern:
+    "A pattern that cuts a text into chunks and loses nothing: what an unknown pattern passes over is a chunk, too."
+    if pattern is None:
+        return regex.compile(r"(?s:.+)")
+    try:
+        split = regex.compile(pattern)
+    except (regex.error, TypeError) as error:
+        raise ValueError(f"the pattern {pattern!r} does not work: {error}") from None
+    if split.groups or split.flags & regex.VERBOSE or split.fullmatch(""):
+        raise ValueError(f"the pattern {pattern!r} has groups (write them as (?:...)), or matches nothing")
+    if pattern in KNOWN_SPLITS:
+        return split
+    return regex.compile(rf"(?:{pattern})|(?s:.)+?(?=(?:{pattern})|\Z)")
+
+
+def special_pattern(allowed: str | Iterable[str], known: Iterable[str]) -> regex.Pattern:
+    "A pattern that finds the special tokens allowed (some of the known, or 'all'), the longest first."
+    if isinstance(allowed, str) and allowed != "all":
+        raise ValueError(f"allowed_special={allowed!r} is one text; give a list of them: [{allowed!r}]")
+    names = sorted(known if allowed == "all" else as_texts(allowed), key=len, reverse=True)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is not one of the special tokens {[*known]} of this tokenizer")
+    return regex.compile(f"({'|'.join(map(regex.escape, names)) or '(?!)'})")  # (?!) never matches
+
+
+def last_cut(buffer: str, end: int, form: str | None) -> int:
+    "Where the buffer can be cut, at the latest before `end`; 0 if nowhere."
+    for found in SAFE_CUT.finditer(buffer, 0, max(0, end)):
+        cut = found.start()
+        if form is None or unicodedata.is_normalized(form, buffer[cut - 1 : cut + 1]):
+            return cut
+    return 0
+
+
+def pieces(
+    texts: Iterable[str],
+    pattern: str | None,
+    special: regex.Pattern | None = None,  # special tokens stay whole
+    longest: int = 0,  # the length of the longest of them
+    form: str | None = None,  # a Unicode normal form that no cut may change
+    size: int = 1 << 16,  # gather so many characters, then look for a cut
+) -> Iterator[str]:
+    "Join the texts and cut them anew, lazily, but never through a chunk or a special token."
+    buffer, enough = "", size
+    for text in texts:
+        for start in range(0, len(text), size):
+            buffer += text[start : start + size]
+            if len(buffer) < enough or pattern not in KNOWN_SPLITS:
+                continue
+            cut = last_cut(buffer, len(buffer) - longest, form)
+            for match in special.finditer(buffer) if special else ():
+                if match.start() < cut < match.end():
+                    cut = match.start()
+            if cut:
+                yield buffer[:cut]
+            buffer, enough = buffer[cut:], size if cut else 2 * len(buffer)
+    if buffer:
+        yield buffer
+
+
+def count_batch(texts: list[str], pattern: str | None) -> Counter:
+    "How often each chunk occurs in some texts."
+    return Counter(chain.from_iterable(map(compile_split(pattern).findall, texts)))
+
+
+def batches(texts: Iterable[str], pattern: str | None, size: int = 1 << 22) -> Iterator[list[str]]:
+    "Gather texts, and pieces of long texts, into lists of about `size` characters."
+    batch, length = [], 0
+    for text in texts:
+        for piece in pieces([text], pattern, size=size):
+            batch.append(piece)
+            length += len(piece)
+            if length >= size:
+                yield batch
+                batch, length = [], 0
+    yield batch
+
+
+def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
+    "How often each distinct chunk occurs in all texts, counted on all cores."
+    counts = Counter()
+    for counted in on_all_cores(partial(count_batch, pattern=pattern), batches(texts, pattern), enough=2):
+        counts.update(counted)
+    return counts

@@ -1,0 +1,185 @@
+"""What arguments must be. Each function raises ValueError with a sentence that names what was given and what would do."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from operator import index
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GPT_SIZES = ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "head_dim")
+
+
+def whole_number(name: str, value: int, least: int, most: int = 2**32 - 1) -> int:
+    "The value as an int; raises ValueError unless it is a whole number in this range."
+    try:
+        number = None if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise ValueError(f"{name}={value!r} should be a whole number from {least} to {most}")
+    return number
+
+
+def number(name: str, value: float, least: float, limit: float):
+    "Raise ValueError unless the value is a number, at least `least` and below `limit`."
+    if not isinstance(value, Real) or isinstance(value, bool) or not least <= value < limit:
+        raise ValueError(f"{name}={value!r} should be a number, at least {least}, below {limit:g}")
+
+
+def choice(name: str, value: object, known: Iterable):
+    "Raise ValueError for an unknown option."
+    known = list(known)
+    if not any(value == one and type(value) is type(one) for one in known):
+        raise ValueError(f"{name}={value!r} should be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
+
+
+def heads(n_embd: int, n_head: int, n_kv_head: int | None, head_dim: int | None):
+    "Raise ValueError unless the width can be divided into heads, and the key/value heads among them."
+    if head_dim is None and n_embd % n_head:
+        raise ValueError(f"n_embd={n_embd} cannot be divided into n_head={n_head} heads: make it a multiple of {n_head}")
+    if n_kv_head is not None and n_head % n_kv_head:
+        raise ValueError(f"n_head={n_head} is not a multiple of n_kv_head={n_kv_head}, so the query heads cannot "
+                         "share the key/value heads equally: choose a divisor")
+
+
+def gpt_config(c, norms: Mapping, mlps: Mapping):
+    "Raise ValueError for a shape that cannot be built."
+    for name, known in {"position": ("rope", "learned"), "norm": norms, "mlp": mlps}.items():
+        choice(name, getattr(c, name), known)
+    for name in "qk_norm", "bias", "tied":
+        choice(name, getattr(c, name), (True, False))
+    for name, least, limit in ("dropout", 0, 1), ("rope_base", 1, 1e12), ("norm_eps", 0, 1):
+        number(name, getattr(c, name), least, limit)
+    for name in GPT_SIZES:
+        if getattr(c, name) is not None or name not in ("n_kv_head", "n_hidden", "head_dim"):
+            whole_number(name, getattr(c, name), 1)
+    heads(c.n_embd, c.n_head, c.n_kv_head, c.head_dim)
+    head_dim = c.head_dim or c.n_embd // c.n_head
+    if c.position == "rope" and head_dim % 2:
+        raise ValueError(f"head_dim={head_dim} (n_embd={c.n_embd} / n_head={c.n_head}) is odd, and rope rotates pairs: "
+                         "make it even, or choose position='learned'")
+
+
+def token_ids(name: str, ids: Tensor, c):
+    "Raise ValueError unless these are token ids (B, T) that a model of this shape can read."
+    if not isinstance(ids, Tensor):
+        raise ValueError(f"{name} are a {type(ids).__name__}, and should be a tensor: torch.tensor")
+    if ids.dim() != 2 or 0 in ids.shape:
+        raise ValueError(f"{name} of shape {tuple(ids.shape)} should be a batch of texts, (B, T), with at least one "
+                         "token; for a single text, ids[None]")
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name} are {ids.dtype}, and should be whole numbers, torch.int64 or int32")
+    if ids.shape[1] > c.block_size:
+        raise ValueError(f"{name} of {ids.shape[1]} tokens are more than block_size={c.block_size}, the context window "
+                         "of this model: cut them, or build a model with a larger one")
+    if can_read(ids):
+        for wrong in (edge.item() for edge in ids.aminmax() if not 0 <= edge < c.vocab_size):
+            raise ValueError(f"{name} hold {wrong}, and the vocabulary of this model ends at {c.vocab_size - 1}: were "
+                             "they made by another tokenizer?")
+
+
+def can_read(tensor: Tensor) -> bool:
+    "Whether looking at the values costs nothing: a GPU would have to be waited for, and a compiled graph would break."
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def model_inputs(ids: Tensor, c, positions: Tensor | None, attention_mask: Tensor | None, cache: Sequence | None,
+                 head_scale: Tensor | None, weights_out: list | None, checkpointing: bool):
+    "Raise ValueError for inputs that the model cannot read, or would misread silently."
+    token_ids("ids", ids, c)
+    B, T = ids.shape
+    if positions is None and cache is not None:
+        raise ValueError("cache needs positions, too: where in the whole text these tokens stand")
+    if positions is not None:
+        if positions.shape not in ((T,), (1, T), (B, T)) or positions.is_floating_point():
+            raise ValueError(f"positions of shape {tuple(positions.shape)}, {positions.dtype}, should be whole "
+                             f"numbers, ({T},) or ({B}, {T})")
+        low, high = positions.aminmax() if can_read(ids) and c.position == "learned" else (0, 0)
+        if low < 0 or high >= c.block_size:
+            raise ValueError(f"positions from {low} to {high} are not all below block_size={c.block_size}")
+    if attention_mask is not None and (attention_mask.dim(), attention_mask.dtype) != (4, torch.bool):
+        raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)}, {attention_mask.dtype}, should be "
+                         "torch.bool, (B, 1, T, S); to leave out padding, mask[:, None, None]")
+    if head_scale is not None and head_scale.shape != (c.n_layer, c.n_head):
+        raise ValueError(f"head_scale of shape {tuple(head_scale.shape)} should have a number for each head, "
+                         f"({c.n_layer}, {c.n_head})")
+    if checkpointing and (weights_out is not None or cache is not None):
+        raise ValueError("checkpointing runs each block twice, so it cannot be combined with weights_out or cache")
+
+
+def loss_targets(ids: Tensor, targets: Tensor, mask: Tensor | None, c):
+    "Raise ValueError unless targets and mask have the shape of the ids, and the targets that count are token ids."
+    for name, given in ("targets", targets), ("mask", mask):
+        if given is not None and given.shape != ids.shape:
+            raise ValueError(f"{name} of shape {tuple(given.shape)} should have the shape of the ids, {tuple(ids.shape)}")
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"the mask is {mask.dtype}, and should be torch.bool: true where a target counts")
+    token_ids("targets", targets if mask is None else targets.masked_fill(~mask, 0), c)
+
+
+def rates(**rates: float | None):
+    "Raise ValueError unless every rate that is given is a finite number >= 0."
+    for name, rate in rates.items():
+        if rate is not None and not (isinstance(rate, Real) and 0 <= rate < math.inf):
+            raise ValueError(f"{name}={rate!r} should be a number, 0 or more")
+
+
+def muon_group(group: dict):
+    "Raise ValueError for a parameter group that Muon cannot train."
+    rates(lr=group["lr"], momentum=group["momentum"], weight_decay=group["weight_decay"])
+    if group["momentum"] >= 1:
+        raise ValueError(f"momentum={group['momentum']} should be below 1, or no gradient counts")
+    for p in group["params"]:
+        if p.dim() != 2:
+            raise ValueError(f"Muon trains matrices, and this parameter has the shape {tuple(p.shape)}: give it to AdamW")
+
+
+def train_config(c, schedules: Iterable[str]):
+    "Raise ValueError for settings that cannot be trained with."
+    ends = {name: getattr(c, name) for name in ("steps", "epochs", "minutes")}
+    given = [f"{name}={value}" for name, value in ends.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"{' and '.join(given) or 'nothing'} says how long: give one of steps, epochs and minutes")
+    for name in "steps", "batch_size", "block_size", "eval_every", "save_every":
+        if getattr(c, name) is not None:
+            whole_number(name, getattr(c, name), 1)
+    for name in "warmup", "seed":
+        whole_number(name, getattr(c, name), 0)
+    for name in "epochs", "minutes", "clip":
+        value = getattr(c, name)
+        if value is not None and not (isinstance(value, Real) and 0 < value < math.inf):
+            raise ValueError(f"{name}={value!r} should be a number above 0")
+    rates(lr=c.lr, embedding_lr=c.embedding_lr, vector_lr=c.vector_lr, weight_decay=c.weight_decay)
+    choice("schedule", c.schedule, schedules)
+    choice("dtype", c.dtype, ("float32", "bfloat16"))
+
+
+def special_tokens(names: Iterable[str], vocab_size: int) -> list[str]:
+    "The names as a list; raises ValueError unless they are distinct texts with room beside the 256 bytes."
+    if isinstance(names, str):
+        raise ValueError(f"special_tokens={names!r} is one text; give a list of them: [{names!r}]")
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"expected text (str), got {type(name).__name__}: {name!r:.40}")
+    if "" in names or len(set(names)) < len(names):
+        raise ValueError(f"special tokens must be distinct and not empty, got {names}")
+    if index(vocab_size) < 256 + len(names):
+        raise ValueError(f"vocab_size={vocab_size} has no room for 256 bytes and {len(names)} special tokens; "
+                         f"ask for {256 + len(names)} or more")
+    return names
+
+
+def window_size(tokens, block_size: int, least: int):
+    "Raise ValueError if a text is too short for one window, or a document too long for it."
+    n, n_targets = len(tokens), np.diff(tokens.bounds) - 1 + tokens.bounds[0]
+    if not tokens.whole and n < least:
+        shorter = f", or ask for block_size={n - 1} or less" if n > 1 else ""
+        raise ValueError(f"there are {n} tokens, and one window needs {least} (block_size + 1): give a longer text{shorter}")
+    if tokens.whole and (most := n_targets.max()) > block_size:
+        raise ValueError(f"document {n_targets.argmax()} has {most} tokens to predict, and block_size={block_size} "
+                         f"holds {block_size}: ask for block_size={most} or more, or set tokens.whole = False to cut "
+                         "windows as in running text")

@@ -1,0 +1,108 @@
+"""Texts on disk: found in folders, read piece by piece."""
+
+import codecs
+import difflib
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+SUFFIXES = (".txt", ".md", ".text", ".txt.gz", ".md.gz", ".text.gz")  # what a folder's text files end in
+
+def text_files(path: str | Path) -> list[Path]:
+    "The file itself, or the text files of a folder and its subfolders, sorted; hidden and linked folders are left out."
+    path = Path(path).expanduser()
+    try:
+        path.stat()
+    except FileNotFoundError:
+        meant = f"; did you mean {' or '.join(near)}?" if (near := near_names(path)) else ""
+        raise FileNotFoundError(f"there is no file or folder {path}{meant}") from None
+    if not path.is_dir():
+        return [path]
+
+    def fail(error: OSError):
+        raise error
+
+    files = []
+    for folder, inner, names in os.walk(path, onerror=fail):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        texts = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        files += [file for file in (Path(folder, name) for name in texts) if file.is_file()]
+    if not files:
+        raise FileNotFoundError(f"{path} holds no text: no file in it ends in {', '.join(SUFFIXES)}")
+    return sorted(files)
+
+
+def near_names(path: Path) -> list[str]:
+    "What stands where the first missing part of a path was looked for, and has a name like it."
+    for missing, folder in zip((path, *path.parents), path.parents):
+        if folder.is_dir():
+            names = [name for name in os.listdir(folder) if name != missing.name]
+            return [str(folder / name) for name in difflib.get_close_matches(missing.name, names)]
+    return []
+
+
+def text_size(path: str | Path) -> int:
+    "How many bytes a file has, once unpacked."
+    with _opened(Path(path)) as file:
+        return file.seek(0, os.SEEK_END)
+
+
+def read_text(path: str | Path, start: int = 0, stop: int | None = None, piece: int = 1 << 20) -> Iterator[str]:
+    """The characters of a file that begin at byte `start` or later and before `stop`, about `piece` bytes at a time.
+
+    Bytes are counted once unpacked. Where one range stops, the next may start: no character is lost or met twice.
+    Line ends stay as they are; a byte order mark at the start is no part of the text.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        if file.read(3) == codecs.BOM_UTF8:
+            start = max(start, 3)
+        at = file.seek(max(start - 3, 0))  # a character that `start` is inside of begins here or later
+        before = file.read(start - at)
+        half = before[codecs.utf_8_decode(before, "ignore")[1] :]
+        at, inside = at + len(before), bool(half)
+        while True:
+            more = file.read(piece if stop is None else min(piece, max(stop - at, 1 if half else 0)))
+            at, data = at + len(more), half + more
+            try:
+                text, used = codecs.utf_8_decode(data, "strict", not more)
+            except UnicodeDecodeError as error:
+                raise ValueError(_not_utf8(path, error, at - len(data) + error.start)) from None
+            half = data[used:]
+            if text[inside:]:
+                yield text[inside:]
+            inside = inside and not text
+            if not more:
+                return
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError, at: int) -> str:
+    "What is wrong with a text, where, and what to do about it."
+    if at == 0 and error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return f"{path} is UTF-16, not UTF-8: save it as UTF-8 in an editor, or with iconv -f UTF-16 -t UTF-8"
+    where = f"byte {at}{' of what is packed in it' if _packed(path) else ''}"
+    return (
+        f"{path} is not UTF-8: {error.reason} at {where} (0x{error.object[error.start]:02x}); "
+        "if it is text in another encoding, save it as UTF-8"
+    )
+
+
+def _packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    "Open a file for its bytes, unpacking a .gz on the fly, and name it if it is damaged."
+    try:
+        if _packed(path) and path.stat().st_size == 0:
+            raise EOFError("it is empty")
+        with (gzip.open if _packed(path) else open)(path, "rb") as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged, or no gzip file: {error}") from None

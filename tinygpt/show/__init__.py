@@ -1,0 +1,1 @@
+"""Everything that is drawn: tokens, attention maps, losses, diagrams, progress."""
