@@ -244,11 +244,11 @@ def shakespeare():
     "tinyshakespeare by character: nanoGPT's recipe for a CPU against ours, and what each part of ours contributes."
     import yaml
 
-    from tinygpt import count_parameters, encode_corpus, evaluate, in_order
+    from tinygpt import count_parameters, encode_corpus, evaluate, validation_batches
     from tinygpt.cli import config_file
 
     text, tok = letters()
-    judge = in_order(encode_corpus(text.val, tok), 64, 256)
+    judge = validation_batches(encode_corpus(text.val, tok), 64, 256)
     settings = yaml.safe_load(config_file("shakespeare").read_text())
     train, shape = settings["train"], {k: v for k, v in settings["model"].items() if k not in ("preset", "block_size")}
     rates = ("lr", "embedding_lr", "vector_lr")

@@ -21,7 +21,7 @@ from tinygpt import (
     corpus,
     encode_corpus,
     evaluate,
-    in_order,
+    validation_batches,
     load,
     save,
     skill_accuracy,
@@ -73,7 +73,7 @@ def one_run(name: str) -> Path:
 def judge(folder: Path) -> dict[str, float]:
     "What a model reaches on all unseen tales."
     (model, tok), tales = load(folder), corpus("tales")
-    loss = evaluate(model, in_order(encode_corpus(tales.val, tok), 256, 32))
+    loss = evaluate(model, validation_batches(encode_corpus(tales.val, tok), 256, 32))
     found = {"gap to the floor": loss - floor_of(tales, tok)} | skill_accuracy(model, tok, tales)
     return found | {"possible tales": possible(sample_tales(model, tok, n=64))}
 

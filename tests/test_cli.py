@@ -21,7 +21,7 @@ import yaml
 from tinygpt import cli
 from tinygpt.io.checkpoints import load, save
 from tinygpt.cli import COMMANDS, comments, complete, config_file, main, meant, read_settings
-from tinygpt.data import in_order
+from tinygpt.data import validation_batches
 from tinygpt.io.corpus import corpus
 from tinygpt.io.tokens import encode_corpus
 from tinygpt.gpt import GPT, NAMED, SHAPES, GPTConfig
@@ -360,7 +360,7 @@ def test_a_letter_that_it_does_not_know_is_said_and_no_end(tmp_path):
 
 def by_hand(folder, text, variant=None):
     model, tok = load(folder, variant=variant)
-    nats, batches = 0.0, in_order(encode_corpus(text.val, tok), model.config.block_size, 3)
+    nats, batches = 0.0, validation_batches(encode_corpus(text.val, tok), model.config.block_size, 3)
     with torch.no_grad():
         for ids, targets, mask in batches:
             logp = model(ids).log_softmax(-1).gather(-1, targets[..., None])[..., 0]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tinygpt import data as module
 from tinygpt import tales, texts
-from tinygpt.data import Windows, in_order, lessons
+from tinygpt.data import Windows, validation_batches, lessons
 from tinygpt.io.corpus import Documents, corpus
 from tinygpt.io.tokens import Tokens, encode_corpus, write_tokens
 from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT
@@ -50,17 +50,17 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "tokens"
 
 
-def split_of(documents, whole=True, markers=()):
+def split_of(documents, whole_documents=True, special_tokens=()):
     "Documents from lists of texts; each list is a document in pieces."
     pieces = [[document] if isinstance(document, str) else document for document in documents]
     return Documents(lambda: iter(pieces), f"{len(pieces)} documents", whole, markers)
 
 
-def stored(folder, documents, end=(), whole=False, dtype=np.uint16):
+def stored(folder, documents, end=(), whole_documents=False, dtype=np.uint16):
     "Tokens from lists of ids."
     encoded = [(np.array([*ids, *end], dtype), [len(ids) + len(end)]) for ids in documents]
     write_tokens(folder / "made.tokens", encoded, list(end), dtype)
-    return Tokens(folder / "made.tokens", vocab_size=np.iinfo(dtype).max + 1, whole=whole)
+    return Tokens(folder / "made.tokens", vocab_size=np.iinfo(dtype).max + 1, whole_documents=whole)
 
 
 def rows_of(batch):
@@ -120,7 +120,7 @@ def test_running_text_is_read_once_an_epoch(tmp_path, case):
 def test_every_story_is_read_once_an_epoch(tmp_path, lengths, ends, B, seed):
     documents = [[100 * (i + 1) + t for t in range(length)] for i, length in enumerate(lengths)]
     end = [7] if ends else []
-    windows = Windows(stored(tmp_path, documents, end, whole=True), 10, B, seed)
+    windows = Windows(stored(tmp_path, documents, end, whole_documents=True), 10, B, seed)
     assert windows.n == len(documents)
     steps = -(-3 * windows.n // B)
     rows = [row for step in range(steps) for row in rows_of(windows[step])]
@@ -137,7 +137,7 @@ def test_every_story_is_read_once_an_epoch(tmp_path, lengths, ends, B, seed):
 def some_tokens(folder, whole, n=40):
     rng = np.random.RandomState(5)
     documents = [rng.randint(8, 1000, size=rng.randint(2, 30)).tolist() for _ in range(n)]
-    return stored(folder, documents, [7], whole=whole)
+    return stored(folder, documents, [7], whole_documents=whole)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -194,13 +194,13 @@ def test_batches_of_stories_hold_little_padding_and_mix_lengths():
     widths = [mask.shape[1] for mask in masks]
     neighbours = np.abs(np.diff(widths)).mean()
     assert neighbours > 10 and len(set(widths)) > 30, "short and long batches should take turns"
-    plain = [in_order(tokens, 512, 16)[i][2] for i in range(len(tokens.starts) // 16)]
+    plain = [validation_batches(tokens, 512, 16)[i][2] for i in range(len(tokens.starts) // 16)]
     assert torch.cat([mask.flatten() for mask in plain]).float().mean() < 0.9
 
 
 def test_later_epochs_are_packed_as_well(tmp_path):
     "Their batches do not begin where the epoch does: 1,001 stories make no whole number of batches."
-    windows = Windows(stored(tmp_path, [[9] * length for length in range(1001)], [7], whole=True), 1001, 16, seed=0)
+    windows = Windows(stored(tmp_path, [[9] * length for length in range(1001)], [7], whole_documents=True), 1001, 16, seed=0)
     for epoch in range(4):
         first = epoch * 1001 // 16
         masks = [windows[step][2].flatten() for step in range(first, first + 63)]
@@ -214,7 +214,7 @@ def tales_of(n):
 @few
 @given(st.integers(2, 200), st.integers(1, 30), st.integers(1, 5))
 def test_in_order_reads_running_text_once(tmp_path, n, T, B):
-    batches = in_order(stored(tmp_path, [range(n)]), T, B)
+    batches = validation_batches(stored(tmp_path, [range(n)]), T, B)
     rows = [row for batch in batches for row in rows_of(batch)]
     assert [id for row in rows for id in row[1:]] == list(range(1, n))
     assert all(len(row) == T + 1 for row in rows[:-1]) and all(len(batch[0]) == B for batch in list(batches)[:-1])
@@ -225,7 +225,7 @@ def test_in_order_reads_running_text_once(tmp_path, n, T, B):
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 5))
 def test_in_order_reads_each_story_once(tmp_path, lengths, B):
     documents = [[100 * (i + 1) + t for t in range(length)] for i, length in enumerate(lengths)]
-    batches = in_order(stored(tmp_path, documents, [7], whole=True), 10, B)
+    batches = validation_batches(stored(tmp_path, documents, [7], whole_documents=True), 10, B)
     assert [row for batch in batches for row in rows_of(batch)] == [[7, *ids, 7] for ids in documents]
 
 
@@ -247,10 +247,10 @@ def test_what_cannot_be_is_refused_in_words(tmp_path):
     refused(lambda: Windows(tokens, 4, 1, rank=2, world=2), "rank=2", "from 0 to 1")
     refused(lambda: Windows(tokens, 4, 1, world=0), "world=0")
     refused(lambda: Windows(tokens, 4, 1)[-1], "step=-1")
-    refused(lambda: in_order(tokens, 4, 0), "batch_size=0")
-    refused(lambda: in_order(stored(tmp_path, [[1]]), 4, 1), "1 tokens", "needs 2")
-    stories = stored(tmp_path, [range(5), range(20), range(7)], [7], whole=True)
-    for call in Windows, in_order:
+    refused(lambda: validation_batches(tokens, 4, 0), "batch_size=0")
+    refused(lambda: validation_batches(stored(tmp_path, [[1]]), 4, 1), "1 tokens", "needs 2")
+    stories = stored(tmp_path, [range(5), range(20), range(7)], [7], whole_documents=True)
+    for call in Windows, validation_batches:
         refused(lambda: call(stories, 20, 1), "document 1 has 21", "block_size=20", "block_size=21", "whole = False")
         call(stories, 21, 1)
     stories.whole = False
@@ -303,8 +303,8 @@ def test_files_hold_what_the_tokenizer_says(tmp_path, tok, which, documents, siz
 
 def test_characters_and_texts_in_pieces(tmp_path):
     tok = CharTokenizer.train(STORY)
-    tokens = encode_corpus(split_of([[STORY[:50], STORY[50:]], "well"], whole=False), tok)
-    assert tok.decode(tokens.ids) == STORY + "well" and tokens.starts.tolist() == [0, len(STORY)] and not tokens.whole
+    tokens = encode_corpus(split_of([[STORY[:50], STORY[50:]], "well"], whole_documents=False), tok)
+    assert tok.decode(tokens.ids) == STORY + "well" and tokens.starts.tolist() == [0, len(STORY)] and not tokens.whole_documents
     refused(lambda: encode_corpus(split_of(["ж"]), tok), "'ж'")
 
 
@@ -313,11 +313,11 @@ def test_only_markers_become_special(tok):
     text = "<|user|>Is it <|end|> there?<|assistant|>No."
     plain = encode_corpus(split_of([text]), tok).ids.tolist()
     assert plain.count(end) == 2 and user not in plain and tok.decode(plain) == f"<|end|>{text}<|end|>"
-    marked = encode_corpus(split_of([text], markers=("<|user|>",)), tok).ids.tolist()
+    marked = encode_corpus(split_of([text], special_tokens=("<|user|>",)), tok).ids.tolist()
     assert marked.count(end) == 2 and marked.count(user) == 1
     assert marked[1:-1] == tok.encode(text, allowed_special=["<|user|>"])
     bare = BPETokenizer.train(STORY, 300)
-    refused(lambda: encode_corpus(split_of([text], markers=("<|user|>",)), bare), "<|user|>", "special tokens")
+    refused(lambda: encode_corpus(split_of([text], special_tokens=("<|user|>",)), bare), "<|user|>", "special tokens")
 
 
 def test_large_texts_are_encoded_on_all_cores_alike(tok, tmp_path, monkeypatch):
@@ -374,7 +374,7 @@ def test_the_name_says_what_is_in_it(tok):
         (split_of(["a", "bc"]), tok),
         (split_of(["abc"]), tok),
         (split_of(["ab", "c", ""]), tok),
-        (split_of(["ab", "c"], markers=("<|end|>",)), tok),
+        (split_of(["ab", "c"], special_tokens=("<|end|>",)), tok),
         (split_of(["ab", "c"]), other),
         (split_of(["ab", "c"]), BPETokenizer(tok.tokens, tok.merges, tok.special_tokens, GPT2_SPLIT)),
         (split_of(["ab", "c"]), Elsewhere()),
@@ -414,7 +414,7 @@ def test_an_error_leaves_nothing(tok, cache):
             raise RuntimeError("the disk was pulled out")
 
     started = []
-    split = Documents(lambda: started.append(0) or begin(), "some", whole=True)
+    split = Documents(lambda: started.append(0) or begin(), "some", whole_documents=True)
     with pytest.raises(RuntimeError):
         encode_corpus(split, tok)
     assert not list(cache.iterdir())
@@ -430,7 +430,7 @@ def begin():
     if seen: data.os.fsync(os.open(sys.argv[1], os.O_RDONLY)); os.kill(os.getpid(), signal.SIGKILL)
     seen.append(1)
 data.MEGABYTE = 5
-data.encode_corpus(data.Documents(begin, "some", whole=True), tok, sys.argv[1])
+data.encode_corpus(data.Documents(begin, "some", whole_documents=True), tok, sys.argv[1])
 """
 
 
@@ -524,7 +524,7 @@ def test_tales_never_meet_between_splits():
     assert sizes == dict(zip(sizes, module.TALES)) and str(sizes["train"]) in repr(text).replace(",", "")
     train, val, heldout = set(text.train), set(text.val), set(text.heldout)
     assert not (train & val or val & heldout or train & heldout) and len(train) == sizes["train"]
-    assert text.markers == () and text.whole and list(text.val) == list(text.val) and next(iter(text)) == tales.tale(0)
+    assert text.special_tokens == () and text.whole_documents and list(text.val) == list(text.val) and next(iter(text)) == tales.tale(0)
     unseen = next(iter(text.val))
     assert text.logprob(unseen) == tales.logprob(unseen) > -np.inf and text.spans(unseen) == tales.spans(unseen)
     assert len(heldout) == sizes["heldout"]
@@ -543,7 +543,7 @@ def test_tales_cost_nothing_until_they_are_read(monkeypatch):
 
 def test_chats_carry_their_markers():
     text, tok = corpus("chats"), tales.the_tokenizer()
-    assert (len(text.train), len(text.val)) == module.CHATS and text.heldout is None and text.whole
+    assert (len(text.train), len(text.val)) == module.CHATS and text.heldout is None and text.whole_documents
     assert not set(text.train) & set(text.val)
     first = next(iter(text))
     assert text.logprob(first) == tales.logprob(first)
@@ -560,7 +560,7 @@ def test_a_file_of_ones_own(tmp_path):
     text = corpus(str(path))
     assert "".join(text.train) == "ab" * 44 + "xé" and "".join(text.val) == "c" * 9
     assert "90 bytes" in repr(text) and "10 bytes" in repr(text) and text.name == "my.txt"
-    assert not text.whole and text.heldout is None and text.markers == ()
+    assert not text.whole_documents and text.heldout is None and text.special_tokens == ()
     assert text.logprob("ab") is None and text.spans("ab") == []
 
 
@@ -602,7 +602,7 @@ def test_tinystories_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(texts, "tinystories", lambda: {name: tmp_path / name for name in ("train", "val")})
     monkeypatch.setattr(texts.read_text, "__defaults__", (0, None, 17))
     text = corpus("tinystories")
-    assert list(text) == stories == list(text) and list(text.val) == ["One.", "Two."] and text.whole
+    assert list(text) == stories == list(text) and list(text.val) == ["One.", "Two."] and text.whole_documents
     assert len(encode_corpus(text.train, CharTokenizer.train("".join(stories))).starts) == 300
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 from conftest import ROOT
 
-from tinygpt import corpus, encode_corpus, evaluate, in_order, load, skill_accuracy, the_tokenizer
+from tinygpt import corpus, encode_corpus, evaluate, validation_batches, load, skill_accuracy, the_tokenizer
 from tinygpt.gpt import GPTConfig
 from tinygpt.world.skills import CHANCE
 from tinygpt.io.log import read_records
@@ -38,7 +38,7 @@ def test_it_is_small_and_good_at_tales():
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}
     (model, tok), tales = load(TRAINED), corpus("tales")
     assert model.config == GPTConfig.named("tiny") and tok.to_json() == the_tokenizer().to_json()
-    loss = evaluate(model, in_order(encode_corpus(tales.val, tok), 256, 50))
+    loss = evaluate(model, validation_batches(encode_corpus(tales.val, tok), 256, 50))
     assert 0 < loss - floor_of(tales, tok) < 0.15
     skills = skill_accuracy(model, tok, tales)
     assert set(skills) == set(CHANCE) and min(skills.values()) > 0.9

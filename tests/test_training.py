@@ -17,7 +17,7 @@ import torch
 from tinygpt import training
 from tinygpt.io import weights
 from tinygpt.io.checkpoints import load
-from tinygpt.data import Windows, in_order
+from tinygpt.data import Windows, validation_batches
 from tinygpt.io.corpus import corpus
 from tinygpt.io.tokens import encode_corpus
 from tinygpt.gpt import GPT, GPTConfig
@@ -77,7 +77,7 @@ def test_it_is_the_loop_one_would_write_by_hand(lesson, schedule):
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, 0.003, betas=(0.9, 0.98))
-    windows, val = Windows(encode_corpus(text.train, tok), 32, 2), in_order(encode_corpus(text.val, tok), 32, 2)
+    windows, val = Windows(encode_corpus(text.train, tok), 32, 2), validation_batches(encode_corpus(text.val, tok), 32, 2)
     for step, record in enumerate(records):
         loss = model.loss(*windows[step])
         loss.backward()

@@ -5,7 +5,7 @@ from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 from tinygpt.tales import chat, logprob, tale, the_tokenizer
 from tinygpt.world.parser import answers
 from tinygpt.world.skills import skill_accuracy, spans
-from tinygpt.data import Windows, in_order
+from tinygpt.data import Windows, validation_batches
 from tinygpt.io.corpus import Corpus, corpus
 from tinygpt.io.tokens import Tokens, encode_corpus
 from tinygpt.baseline import bits_per_byte, cross_entropy, evaluate, perplexity

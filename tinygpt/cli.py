@@ -36,8 +36,8 @@ from tqdm import tqdm
 
 from .baseline import bits_per_byte, evaluate, perplexity
 from .checkpoints import load, load_tokenizer
-from .data import CORPORA, Corpus, corpus, encode_corpus, in_order
-from .files import understood, whole
+from .data import CORPORA, Corpus, corpus, encode_corpus, validation_batches
+from .files import readable_errors, whole
 from .gpt import GPT, NAMED, SHAPES, GPTConfig, count_flops, count_parameters, settings_of
 from .optim import build_optimizers
 from .runs import claimed
@@ -188,13 +188,13 @@ def complete(settings: dict) -> dict:
 def make_tokenizer(kind: str, vocab_size: int, text: Corpus) -> Tokenizer:
     "The tokenizer of a name or a folder; one that has to learn learns from the text."
     if kind == "auto":
-        kind = "course" if text.known else "bpe"
+        kind = "course" if text.known_source else "bpe"
     if kind == "course":
         return the_tokenizer()
     if kind == "char":
         return CharTokenizer.train(chain(text.train, text.val))
     if kind == "bpe":
-        special = {"<|end|>", *text.markers} if text.whole else ()
+        special = {"<|end|>", *text.special_tokens} if text.whole_documents else ()
         return BPETokenizer.train(text.train, vocab_size, sorted(special))
     tok = load_tokenizer(Path(kind).expanduser())
     if tok is None:
@@ -227,7 +227,7 @@ def write_down(out: Path, settings: dict):
     "Keep what is asked for, unless there is a run already, or another one is just beginning."
     with claimed(out):
         if not has_run(out):
-            with whole(out / ASKED) as draft:
+            with atomic_write(out / ASKED) as draft:
                 draft.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 def settle(given: dict) -> tuple[dict, Path]:
@@ -276,7 +276,7 @@ def ends(tok: Tokenizer) -> list[int]:
 
 def listeners(given: dict, model: GPT, tok: Tokenizer, text: Corpus, out: Path) -> list[Callable]:
     "Who else is told what happens, as asked for."
-    start = ends(tok)[: text.whole] or tok.encode(next(iter(text.val))[:20])
+    start = ends(tok)[: text.whole_documents] or tok.encode(next(iter(text.val))[:20])
     made = {"samples": lambda: show_samples(model, tok, start),
             "tensorboard": lambda: to_tensorboard(out / "tensorboard"),
             "wandb": lambda: to_wandb(project="tinygpt", name=out.name, dir=str(out))}
@@ -311,7 +311,7 @@ def train_command(given: dict) -> int:
         return 130
     print(f"done; to judge it: tinygpt eval {shlex.quote(str(out))}")
     if given["write"]:
-        write(model, tok, text.whole)
+        write(model, tok, text.whole_documents)
     return 0
 
 # %% ../nbs/17_cli.ipynb #write-export
@@ -344,9 +344,9 @@ def judge(model: GPT, tok: Tokenizer, text: Corpus) -> dict:
     "Everything that can be measured on the unseen part of a text."
     tokens, c, device = encode_corpus(text.val, tok), model.config, model.embed.weight.device
     longest = (tokens.bounds[1:] - tokens.bounds[:-1]).max()
-    tokens.whole = fits = tokens.whole and bool(longest <= c.block_size)
+    tokens.whole_documents = fits = tokens.whole_documents and bool(longest <= c.block_size)
     rows = max(1, min(32, 2**25 // (c.block_size * c.vocab_size)))     # 128 MB of logits
-    batches = in_order(tokens, c.block_size, rows)
+    batches = validation_batches(tokens, c.block_size, rows)
     bar = tqdm(batches, disable=None, leave=False)     # where nobody looks, there is none
     loss = evaluate(model, ([part.to(device) for part in batch] for batch in bar))
     n_bytes = sum(len(document.encode()) for document in text.val)
@@ -355,7 +355,7 @@ def judge(model: GPT, tok: Tokenizer, text: Corpus) -> dict:
     found = {"tokens": len(tokens) - 1, "loss": loss, "perplexity": perplexity(loss),
              "bits_per_byte": bits_per_byte(loss * (len(tokens) - 1), n_bytes),
              "floor": floor_of(text, tok), "skills": None}
-    if text.heldout is not None and text.known and fits:
+    if text.heldout is not None and text.known_source and fits:
         found["skills"] = skill_accuracy(model, tok, text)
     return found
 
@@ -427,7 +427,7 @@ def plot_command(given: dict) -> int:
         raise ValueError(f"{missing[0]} is no folder of a run: there is no log.csv in it")
     records = {}
     for name, run in runs.items():
-        with understood(run / "log.csv"):
+        with readable_errors(run / "log.csv"):
             records[name] = read_records(run)
         if not records[name]:
             raise ValueError(f"{name} has not made a step yet")

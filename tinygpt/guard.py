@@ -176,10 +176,10 @@ def special_tokens(names: Iterable[str], vocab_size: int) -> list[str]:
 def window_size(tokens, block_size: int, least: int):
     "Raise ValueError if a text is too short for one window, or a document too long for it."
     n, n_targets = len(tokens), np.diff(tokens.bounds) - 1 + tokens.bounds[0]
-    if not tokens.whole and n < least:
+    if not tokens.whole_documents and n < least:
         shorter = f", or ask for block_size={n - 1} or less" if n > 1 else ""
         raise ValueError(f"there are {n} tokens, and one window needs {least} (block_size + 1): give a longer text{shorter}")
-    if tokens.whole and (most := n_targets.max()) > block_size:
+    if tokens.whole_documents and (most := n_targets.max()) > block_size:
         raise ValueError(f"document {n_targets.argmax()} has {most} tokens to predict, and block_size={block_size} "
-                         f"holds {block_size}: ask for block_size={most} or more, or set tokens.whole = False to cut "
+                         f"holds {block_size}: ask for block_size={most} or more, or set tokens.whole_documents = False to cut "
                          "windows as in running text")

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from . import guard
-from .data import Windows, in_order
+from .data import Windows, validation_batches
 from .engine.clock import Clock
 from .engine.modes import eval_mode
 from .gpt import GPT
@@ -143,7 +143,7 @@ def train(
     size = config.block_size or model.config.block_size
     train_tokens, val_tokens = encode_corpus(corpus.train, tok), encode_corpus(corpus.val, tok)
     run = Run(model, Windows(train_tokens, size, config.batch_size, config.seed), config)
-    evaluate = partial(evaluate_run, model, tok, corpus, in_order(val_tokens, size, config.batch_size))
+    evaluate = partial(evaluate_run, model, tok, corpus, validation_batches(val_tokens, size, config.batch_size))
     with open_run(run, out, tok, resume) as folder, catch_interrupt() as interrupted:
         records = folder.records if folder else []
         consumers = [*([folder.write] if folder else []), *consumers]

@@ -12,7 +12,7 @@ from pathlib import Path
 LARGEST_JSON = 100_000_000  # bytes; a tokenizer of a quarter of a million tokens takes some ten million
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     "A draft to write beside a file, which then takes its place; where something goes wrong, the file stays as it was."
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
@@ -25,7 +25,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: dict):
     "Write a file whole or not at all."
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
@@ -42,7 +42,7 @@ def parse_json(raw: bytes):
 
 
 @contextmanager
-def understood(path: str | Path) -> Iterator[None]:
+def readable_errors(path: str | Path) -> Iterator[None]:
     "Make sense of a file, or say what is wrong with it."
     try:
         yield
@@ -53,7 +53,7 @@ def understood(path: str | Path) -> Iterator[None]:
 
 def read_json(path: str | Path, understand: Callable):
     "Read a file and make sense of it, or say what is wrong with it."
-    with understood(path):
+    with readable_errors(path):
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
             raise ValueError("it is no file")
         if os.path.exists(path) and (size := os.path.getsize(path)) > LARGEST_JSON:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tinygpt.io import weights
-from tinygpt.io.atomic import read_json, understood, write_json
+from tinygpt.io.atomic import read_json, readable_errors, write_json
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 
@@ -215,7 +215,7 @@ def config_from_json(spec: dict) -> tuple[str | None, GPTConfig]:
 
 def read_gpt_config(folder: Path) -> GPTConfig:
     "The shape of the model in a folder."
-    with understood(folder / "config.json"):
+    with readable_errors(folder / "config.json"):
         return config_from_json(weights.read_config(folder))[1]
 
 
@@ -306,7 +306,7 @@ def save(
 
 def empty_model(path: Path, spec: dict, stored: dict) -> tuple[str | None, GPT]:
     "The model that a config.json describes, without its numbers, if it can be made of what is stored."
-    with understood(path):
+    with readable_errors(path):
         kind, config = config_from_json(spec)
         try:
             with torch.device("meta"):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from tinygpt import tales
 from tinygpt.io import downloads, text as texts
+from tinygpt.world.skills import spans
 
 
 TALES, CHATS = (4000, 500, 300), (2000, 200)     # how many documents: train, val, heldout
-MARKERS = ("<|user|>", "<|assistant|>", "<|end|>")
+SPECIAL_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
 UNSEEN = 10**9                                   # seeds from here on are for validation
 
 class Documents:
@@ -20,10 +21,11 @@ class Documents:
         self,
         begin: Callable[[], Iterable[Iterable[str]]],  # yields each document, as its pieces
         about: str,  # how much there is, in words
-        whole: bool,  # whether each document is a lesson of its own
-        markers: tuple[str, ...] = (),  # special tokens that the documents may contain
+        whole_documents: bool,  # whether each document is an example of its own; False: running text
+        special_tokens: tuple[str, ...] = (),  # those that the documents may contain
     ):
-        self.begin, self.about, self.whole, self.markers = begin, about, whole, markers
+        self.begin, self.about = begin, about
+        self.whole_documents, self.special_tokens = whole_documents, special_tokens
 
     def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(self.begin())
@@ -33,11 +35,11 @@ class Documents:
 
 
 class Seeded(Documents):
-    "Documents that a program tells, one for each seed."
+    "Documents that a program writes, one for each seed."
 
-    def __init__(self, tell: Callable[[int], str], seeds: range, markers: tuple[str, ...] = ()):
+    def __init__(self, write: Callable[[int], str], seeds: range, special_tokens: tuple[str, ...] = ()):
         about = f"{len(seeds):,} documents"
-        super().__init__(lambda: ([tell(seed)] for seed in seeds), about, True, markers)
+        super().__init__(lambda: ([write(seed)] for seed in seeds), about, True, special_tokens)
         self.seeds = seeds
 
     def __len__(self) -> int:
@@ -46,34 +48,34 @@ class Seeded(Documents):
 
 @dataclass(frozen=True)
 class Corpus:
-    "Texts to learn from and to be tested with; to go through a corpus is to go through `train`."
+    "A training text and a validation text; iterating over a corpus yields the documents of `train`."
 
     name: str
     train: Documents
     val: Documents
     heldout: Documents | None = None  # pairs of colour and thing that `train` never has
-    known: bool = False  # whether the source is, so that each text has a probability
+    known_source: bool = False  # whether the exact probability of each text is known
 
     @property
-    def markers(self) -> tuple[str, ...]:
+    def special_tokens(self) -> tuple[str, ...]:
         "The special tokens that its documents may contain."
-        return self.train.markers
+        return self.train.special_tokens
 
     @property
-    def whole(self) -> bool:
-        "Whether each document is a lesson of its own, or all of it running text."
-        return self.train.whole
+    def whole_documents(self) -> bool:
+        "Whether each document is an example of its own; False: running text."
+        return self.train.whole_documents
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.train)
 
     def logprob(self, text: str, heldout: bool = False) -> float | None:
-        "The log of the probability that the source writes this text; None where nobody knows it."
-        return tales.logprob(text, heldout) if self.known else None
+        "The log of the probability that the source writes this text; None if it is unknown."
+        return tales.logprob(text, heldout) if self.known_source else None
 
     def spans(self, text: str) -> list[tuple[int, int, str]]:
         "Where in a text a skill is needed."
-        return tales.spans(text) if self.known else []
+        return spans(text) if self.known_source else []
 
     def __repr__(self):
         splits = {"train": self.train, "val": self.val, "heldout": self.heldout}
@@ -92,20 +94,20 @@ def tales_corpus() -> Corpus:
     train, val, heldout = TALES
     unseen = Seeded(tales.tale, range(UNSEEN, UNSEEN + val))
     strange = Seeded(strange_tale, range(heldout))
-    return Corpus("tales", Seeded(tales.tale, range(train)), unseen, strange, known=True)
+    return Corpus("tales", Seeded(tales.tale, range(train)), unseen, strange, known_source=True)
 
 
 def chats_corpus() -> Corpus:
-    "Conversations about tales; markers in them say who speaks."
+    "Conversations about tales; special tokens in them say who speaks."
     train, val = CHATS
-    unseen = Seeded(tales.chat, range(UNSEEN, UNSEEN + val), MARKERS)
-    return Corpus("chats", Seeded(tales.chat, range(train), MARKERS), unseen, known=True)
+    unseen = Seeded(tales.chat, range(UNSEEN, UNSEEN + val), SPECIAL_TOKENS)
+    return Corpus("chats", Seeded(tales.chat, range(train), SPECIAL_TOKENS), unseen, known_source=True)
 
 
 def running_text(parts: list[tuple[Path, int, int]]) -> Documents:
     "Files, or parts of them from one byte to another; each is a document."
     about = f"{sum(stop - start for _, start, stop in parts):,} bytes"
-    return Documents(lambda: (texts.read_text(*part) for part in parts), about, whole=False)
+    return Documents(lambda: (texts.read_text(*part) for part in parts), about, whole_documents=False)
 
 
 def own_corpus(name: str, files: list[Path]) -> Corpus:
@@ -137,7 +139,7 @@ def tinystories_split(path: Path) -> Documents:
     "A file of TinyStories, each story a lesson of its own."
     def begin(): return ([story] for story in split_stories(texts.read_text(path)))
 
-    return Documents(begin, f"{texts.text_size(path):,} bytes", whole=True)
+    return Documents(begin, f"{texts.text_size(path):,} bytes", whole_documents=True)
 
 
 def tinystories_corpus() -> Corpus:

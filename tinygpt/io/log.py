@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from tinygpt.io.atomic import whole
+from tinygpt.io.atomic import atomic_write
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Log:
     def __init__(self, path: Path, step: int):
         self.path, self.columns = path, [field.name for field in fields(Record)]
         kept = [row for row in read_rows(path) if int(row["step"]) <= step] if path.exists() else []
-        with whole(path) as draft, open(draft, "w", newline="") as file:
+        with atomic_write(path) as draft, open(draft, "w", newline="") as file:
             table = csv.DictWriter(file, self.columns)
             table.writeheader()
             table.writerows(kept)

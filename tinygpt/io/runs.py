@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tinygpt.io import weights
-from tinygpt.io.atomic import read_json, understood, whole, write_json
+from tinygpt.io.atomic import read_json, readable_errors, atomic_write, write_json
 from tinygpt.io.checkpoints import save
 from tinygpt.io.log import Log, Record, read_records
 
@@ -109,13 +109,13 @@ def start_or_resume(run, folder: Path, resume: bool):
 
 def write_settings(path: Path, settings: dict):
     "Settings as YAML, one on each line."
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
 
 
 def read_settings(path: Path) -> dict:
     "What `write_settings` wrote."
-    with understood(path):
+    with readable_errors(path):
         lines = path.read_text().splitlines()
         return {name: json.loads(value) for name, value in (line.split(": ", 1) for line in lines)}
 

@@ -43,7 +43,7 @@ def hf_json(
     }
 
 
-def in_order(vocab: dict[str, int]) -> list[str]:
+def words_by_id(vocab: dict[str, int]) -> list[str]:
     "The words of a vocabulary by id, if the ids are 0, 1, 2, ..."
     ids = list(vocab.values())
     if any(type(i) is not int for i in ids) or sorted(ids) != list(range(len(ids))):
@@ -79,7 +79,7 @@ def chars_from_json(spec: dict) -> list[str]:
         )
     if any(len(word) != 1 for word in vocab):
         raise ValueError("its tokens are not single characters")
-    return in_order(vocab)
+    return words_by_id(vocab)
 
 
 def spell(tokens: list[bytes], special_ids: Iterable[int]) -> list[str]:
@@ -195,7 +195,7 @@ def bpe_from_json(spec: dict, implied_split: str) -> tuple:
         used |= {left, right}
         made.add(left + right)
     check_added(added, made, normalizer)
-    tokens = [word.encode() if word in special else unspell(word) for word in in_order(vocab)]
+    tokens = [word.encode() if word in special else unspell(word) for word in words_by_id(vocab)]
     return tokens, merges, special, read_split(spec.get("pre_tokenizer"), implied_split), normalizer
 
 

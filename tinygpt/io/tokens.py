@@ -44,7 +44,7 @@ def fingerprint(split: Documents, tok) -> str:
         raise ValueError(f"there is no text in {split}; of a text of yours a tenth is kept for "
                          "val, so give a longer one")
     layout = "tokens 1"           # to be counted up if ever the file changes
-    found.update(json.dumps([layout, sorted(split.markers), identity(tok)]).encode())
+    found.update(json.dumps([layout, sorted(split.special_tokens), identity(tok)]).encode())
     return found.hexdigest()
 
 
@@ -61,7 +61,7 @@ def portions(split: Documents, tok) -> Iterator[list[str | None]]:
     "The pieces of all documents, with None where one ends, in lists of about a megabyte."
     portion, length = [], 0
     for document in split.begin():
-        for piece in chain(safe_pieces(document, tok, split.markers), [None]):
+        for piece in chain(safe_pieces(document, tok, split.special_tokens), [None]):
             portion.append(piece)
             length += len(piece or "")
             if length >= MEGABYTE:
@@ -112,9 +112,9 @@ def is_whole(path: Path) -> bool:
 class Tokens:
     "A text as ids in a file, and where its documents start."
 
-    def __init__(self, path: Path, vocab_size: int, whole: bool):
+    def __init__(self, path: Path, vocab_size: int, whole_documents: bool):
         self.path, self.vocab_size = path, vocab_size
-        self.whole = whole  # whether each document is a lesson of its own; False: running text
+        self.whole_documents = whole_documents  # whether each is an example of its own; False: running text
         self.n, documents, width = map(int, np.fromfile(path, np.int64, 3))
         self.dtype = {2: np.uint16, 4: np.uint32}[width]
         self.bounds = np.fromfile(path, np.int64, offset=24 + self.n * width)
@@ -147,11 +147,11 @@ def encode_corpus(split: Documents, tok, folder: str | Path | None = None) -> To
         raise ValueError(f"{split!r:.60} is not a split: give train, val or heldout of a corpus")
     path = Path(folder or cache_folder() / "tokens") / f"{fingerprint(split, tok)}.tokens"
     if not is_whole(path):
-        options = {"allowed_special": split.markers} if isinstance(tok, BPETokenizer) else {}
+        options = {"allowed_special": split.special_tokens} if isinstance(tok, BPETokenizer) else {}
         special = getattr(tok, "special_tokens", {})
         end = [special["<|end|>"]] if "<|end|>" in special else []
         dtype = np.uint16 if tok.vocab_size <= 1 << 16 else np.uint32
         encode = partial(tok.encode, **options)
         work = partial(encode_portion, encode=encode, end=end, dtype=dtype)
         write_tokens(path, on_all_cores(work, portions(split, tok)), end, dtype)
-    return Tokens(path, tok.vocab_size, split.whole)
+    return Tokens(path, tok.vocab_size, split.whole_documents)

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from tinygpt.io.atomic import parse_json, read_json, understood, whole
+from tinygpt.io.atomic import parse_json, read_json, readable_errors, atomic_write
 from tinygpt.io.downloads import hub_folder
 from tinygpt.io.text import near_names
 
@@ -108,7 +108,7 @@ def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WE
         return len(raw).to_bytes(8, "little") + raw
 
     try:
-        with whole(Path(folder, file)) as draft, open(draft, "wb") as out:
+        with atomic_write(Path(folder, file)) as draft, open(draft, "wb") as out:
             out.write(start())
             for name in names:
                 out.write(raw := _bytes(tensors[name].detach().cpu().contiguous()))
@@ -191,7 +191,7 @@ def _shards(folder: Path, spec: dict) -> dict[Path, set[str]]:
 
 def _read_header(path: Path, file: BinaryIO) -> dict[str, Stored]:
     "The tensors of a file, if its header is true to the format and to the file's size."
-    with understood(path):
+    with readable_errors(path):
         size, start = os.fstat(file.fileno()).st_size, file.read(64)
         length = int.from_bytes(start[:8], "little")
         if start[8:9] != b"{":
