@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from . import guard
 from .cache import KVCache
 
-# %% ../nbs/05_attention.ipynb #may-look
+# %% ../nbs/05_attention.ipynb #causal-mask
 def causal_mask(
     n_queries: int,
     n_keys: int,  # the queries are the last of the keys
@@ -27,7 +27,7 @@ def causal_mask(
     causal = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
     return causal if attention_mask is None else causal & attention_mask
 
-# %% ../nbs/05_attention.ipynb #share
+# %% ../nbs/05_attention.ipynb #repeat-kv
 def repeat_kv(x: Tensor, n_head: int) -> Tensor:
     "Keys or values (B, H_kv, S, D), each repeated for the query heads that share it: (B, H, S, D)."
     return x.repeat_interleave(n_head // x.shape[-3], dim=-3)
@@ -38,7 +38,7 @@ def attention_weights(
     key: Tensor,  # (B, H_kv, S, D)
     attention_mask: Tensor | None = None,  # true where attention is allowed, (T, S) or (B, 1, T, S)
 ) -> Tensor:
-    "Softmax of the scaled dot products of queries and keys, (B, H, T, S), with 0 for later keys."
+    "Softmax of the scaled dot products of queries and keys, (B, H, T, S), with 0 for masked keys."
     (H, T, D), S = query.shape[-3:], key.shape[-2]
     allowed = causal_mask(T, S, attention_mask, query.device)
     scores = query @ repeat_kv(key, H).mT / math.sqrt(D)  # (B, H, T, S)
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         n_kv_head: int | None = None,  # key/value heads, shared by the query heads; if None, n_head
         head_dim: int | None = None,  # if None, n_embd / n_head
         bias: bool = False,
-        dropout: float = 0.0,  # of the attention weights
+        dropout: float = 0.0,  # of the attention weights, in training
         qk_norm: Callable[[int], nn.Module] = nn.Identity,  # makes the norm of the queries, and of the keys
     ):
         super().__init__()
@@ -75,12 +75,12 @@ class Attention(nn.Module):
         rope: Callable[[Tensor], Tensor] | None = None,  # rotates queries and keys: chapter "Positions"
         attention_mask: Tensor | None = None,  # true where attention is allowed, (T, S) or (B, 1, T, S)
         cache: KVCache | None = None,  # keys and values of earlier tokens: chapter "Cache"
-        head_scale: Tensor | None = None,  # (H,): multiplies each head's output; 0 switches it off
-        weights_out: list[Tensor] | None = None,  # if given, the weights (B, H, T, S) are appended
+        head_scale: Tensor | None = None,  # (H,): multiplies each head's output, 0 switches it off: chapter "Inside"
+        weights_out: list[Tensor] | None = None,  # if given, the weights (B, H, T, S), before dropout, are appended
     ) -> Tensor:
         B, T, C = x.shape
         query = self.query(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)  # (B, H, T, D)
-        key = self.key(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
+        key = self.key(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)  # (B, H_kv, T, D)
         value = self.value(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
         query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:
@@ -94,7 +94,7 @@ class Attention(nn.Module):
             out = F.dropout(weights, dropout) @ repeat_kv(value, self.n_head)  # (B, H, T, D)
         else:
             causal = attention_mask is None and cache is None  # the kernel has this mask built in
-            if not causal and (attention_mask is not None or T > 1):
+            if attention_mask is not None or (cache is not None and T > 1):  # a single token sees the whole cache
                 attention_mask = causal_mask(T, key.shape[-2], attention_mask, x.device)
             out = F.scaled_dot_product_attention(
                 query, key, value, attention_mask, dropout, is_causal=causal, enable_gqa=self.n_kv_head < self.n_head

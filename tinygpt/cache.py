@@ -1,18 +1,18 @@
-"""Keys and values of the tokens that were already read, so that they are not computed again: chapter "Cache" will make it."""
+"""The key/value cache, which keeps the keys and values of tokens that were read before."""
 
 import torch
 from torch import Tensor
 
 
 class KVCache:
-    "The key/value cache of one layer."
+    'The key/value cache of one attention layer: chapter "Cache".'
 
     def __init__(self):
         self.key: Tensor | None = None  # (B, H_kv, S, D)
         self.value: Tensor | None = None
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        "Append the keys and values of new tokens, and return those of all tokens."
+        "Append the keys and values of new tokens, (B, H_kv, T, D) each, and return those of all tokens."
         if self.key is not None:
             key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
         self.key, self.value = key, value
