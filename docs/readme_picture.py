@@ -8,7 +8,7 @@ from pydoc_data.topics import topics
 from tinygpt import GPT4_SPLIT
 from tinygpt.show.pictures import TINTS
 from tinygpt.engine.splitting import count_chunks
-from tinygpt.tokenizer import ChunkEncoder, learn_merges
+from tinygpt.tokenizer import BPETokenizer, learn_merges
 
 plt.style.use("tinygpt.assets.course")
 plt.rcParams["svg.hashsalt"] = "tinygpt"
@@ -17,7 +17,7 @@ tokens, merges = learn_merges(count_chunks(topics.values(), GPT4_SPLIT), 4096)
 sizes = [256, 288, 512, 1024, 4096]
 fig, ax = plt.subplots(figsize=(9, 2.6))
 for row, size in enumerate(sizes):
-    ids, at = list(ChunkEncoder(tokens[:size], merges[: size - 256])(sentence)), 0
+    ids, at = BPETokenizer(tokens[:size], merges[: size - 256]).encode(sentence), 0
     for i, id in enumerate(ids):
         width = len(tokens[id])
         ax.barh(-row, width - 0.12, left=at + 0.06, height=0.72, color=TINTS[i % len(TINTS)])

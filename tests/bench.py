@@ -74,7 +74,7 @@ def tokenizer():
             symbols = symbols.replace(max(pairs, key=pairs.get), chr(new))
 
     cold = iter(
-        [(BPETokenizer.from_json(ours.to_json()), tokenizers.Tokenizer.from_str(rust.to_str())) for _ in range(9)]
+        [(BPETokenizer(ours.tokens, ours.merges, pattern=GPT2_SPLIT), tokenizers.Tokenizer.from_str(rust.to_str())) for _ in range(9)]
     )
     pair = None
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,13 +18,17 @@ from conftest import need
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinygpt import data as module
-from tinygpt import tales, texts
-from tinygpt.data import Windows, validation_batches, lessons
-from tinygpt.io.corpus import Documents, corpus
-from tinygpt.io.tokens import Tokens, encode_corpus, write_tokens
+from tinygpt import tales
+from tinygpt.data import Windows, make_batch, validation_batches
+from tinygpt.engine import cores
 from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT
+from tinygpt.io import corpus as corpora
+from tinygpt.io import downloads, tokenizer_files, tokens as token_files
+from tinygpt.io.corpus import Documents, Seeded, corpus, split_stories
+from tinygpt.io.text import read_text
+from tinygpt.io.tokens import Tokens, encode_corpus, fingerprint, is_whole, write_tokens
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
+from tinygpt.world.skills import spans
 
 STORY = (
     'Once there was a well, and in the well there was a fish. The fish said: "I\'ve 12345 scales!"\n\n'
@@ -53,14 +58,14 @@ def cache(tmp_path, monkeypatch):
 def split_of(documents, whole_documents=True, special_tokens=()):
     "Documents from lists of texts; each list is a document in pieces."
     pieces = [[document] if isinstance(document, str) else document for document in documents]
-    return Documents(lambda: iter(pieces), f"{len(pieces)} documents", whole, markers)
+    return Documents(lambda: iter(pieces), f"{len(pieces)} documents", whole_documents, special_tokens)
 
 
 def stored(folder, documents, end=(), whole_documents=False, dtype=np.uint16):
     "Tokens from lists of ids."
     encoded = [(np.array([*ids, *end], dtype), [len(ids) + len(end)]) for ids in documents]
     write_tokens(folder / "made.tokens", encoded, list(end), dtype)
-    return Tokens(folder / "made.tokens", vocab_size=np.iinfo(dtype).max + 1, whole_documents=whole)
+    return Tokens(folder / "made.tokens", vocab_size=np.iinfo(dtype).max + 1, whole_documents=whole_documents)
 
 
 def rows_of(batch):
@@ -86,8 +91,8 @@ def joined(batches):
 # ---- batches
 
 
-def test_lessons_by_hand():
-    ids, targets, mask = lessons(np.array([9, 1, 2, 3, 9, 4, 9]), np.array([[0, 5], [4, 7]]), width=5)
+def test_a_batch_by_hand():
+    ids, targets, mask = make_batch(np.array([9, 1, 2, 3, 9, 4, 9]), np.array([[0, 5], [4, 7]]), width=5)
     assert ids.tolist() == [[9, 1, 2, 3, 9], [9, 4, 9, 0, 0]]
     assert targets.tolist() == [[1, 2, 3, 9, 0], [4, 9, 0, 0, 0]]
     assert mask.int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
@@ -100,17 +105,43 @@ running = st.tuples(st.integers(2, 150), st.integers(1, 20), st.integers(1, 4), 
 
 @few
 @given(running)
-def test_running_text_is_read_once_an_epoch(tmp_path, case):
+def test_an_epoch_of_running_text_leaves_out_less_than_one_window(tmp_path, case):
     n, T, B, seed = case
     windows = Windows(stored(tmp_path, [range(n)]), T, B, seed)  # each id is its own place
     steps = -(-2 * windows.n // B)
     rows = [row for step in range(steps) for row in rows_of(windows[step])]
     for epoch in range(2):
         read = rows[epoch * windows.n : (epoch + 1) * windows.n]
-        assert all(row == list(range(row[0], row[0] + T + 1)) for row in read)
-        places = sorted(place for row in read for place in row[1:])
-        assert places == list(range(places[0], places[0] + windows.n * T))  # once each, and none left out between
-        assert 0 < places[0] and places[-1] < n and n - 1 - len(places) < 2 * T and places[0] <= T
+        assert all(row == list(range(row[0], row[0] + T + 1)) for row in read), "a window crosses the end of the text"
+        targets = Counter(place for row in read for place in row[1:])
+        first, last = min(targets), max(targets)
+        assert len(targets) == last - first + 1, "the targets have a gap"
+        assert n - 1 - len(targets) < T, "a window's worth of targets is left out"
+        assert max(targets.values()) <= 2 and windows.n * T - len(targets) < T, "too many targets come twice"
+
+
+def test_every_target_of_a_short_text_is_reached(tmp_path):
+    tokens, reached = stored(tmp_path, [range(767)]), set()
+    windows = Windows(tokens, 256, 1, seed=0)
+    for step in range(2000 * windows.n):
+        reached |= {*windows[step][1].flatten().tolist()}
+    assert reached == {*range(1, 767)}
+
+
+def test_every_start_is_equally_likely(tmp_path):
+    windows, epochs = Windows(stored(tmp_path, [range(41)]), 8, 4, seed=0), 4000
+    starts = np.array([windows.shuffle(epoch) for epoch in range(epochs)])
+    assert starts.shape == (epochs, 5) and {*starts.flatten().tolist()} == {*range(33)}
+    for place in starts.T:  # the windows of one epoch are not independent; those of different epochs are
+        chi_square = ((np.bincount(place) - epochs / 33) ** 2 / (epochs / 33)).sum()
+        assert chi_square < 62.5, "of 1,000 fair samples with 32 degrees of freedom one has more"
+
+
+def test_a_text_of_exactly_one_window(tmp_path):
+    windows = Windows(stored(tmp_path, [range(257)]), 256, 2, seed=3)
+    assert windows.n == 1 and [list(windows.order(epoch)) for epoch in range(3)] == [[0]] * 3
+    for step in range(3):
+        assert list(rows_of(windows[step])) == [list(range(257))] * 2
 
 
 @few
@@ -145,7 +176,7 @@ def some_tokens(folder, whole, n=40):
 @given(world=st.integers(1, 5), B=st.integers(1, 6), step=st.integers(0, 300), seed=st.integers(0, 2**32 - 1))
 def test_ranks_share_the_rows_of_one_big_batch(tmp_path, whole, world, B, step, seed):
     tokens = some_tokens(tmp_path, whole)
-    ranks = [Windows(tokens, 30, B, seed, rank, world) for rank in range(world)]
+    ranks = [Windows(tokens, 30, B, seed, rank, world_size=world) for rank in range(world)]
     assert same(joined(windows[step] for windows in ranks), Windows(tokens, 30, B * world, seed)[step])
 
 
@@ -172,17 +203,17 @@ def test_seeds_and_epochs_differ(tmp_path, whole):
         met = [[frozenset(map(tuple, rows_of(one[e * 15 + step]))) for step in range(15)] for e in range(2)]
         assert len(set(met[0]) & set(met[1])) < 5
     else:
-        assert len({int(one.epoch(e).min()) for e in range(20)}) > 5, "the cuts do not move"
+        assert len({int(one.order(e).min()) for e in range(20)}) > 5, "the cuts do not move"
 
 
 def test_the_order_is_the_same_for_ever(tmp_path):
     "A run is resumed with a later version, too."
     running, whole = some_tokens(tmp_path, False), some_tokens(tmp_path, True, n=12)
-    assert Windows(running, 60, 2, seed=42).epoch(3).tolist() == GOLDEN[0]
-    assert Windows(whole, 60, 2, seed=42).epoch(3).tolist() == GOLDEN[1]
+    assert Windows(running, 60, 2, seed=42).order(3).tolist() == GOLDEN[0]
+    assert Windows(whole, 60, 2, seed=42).order(3).tolist() == GOLDEN[1]
 
 
-GOLDEN = [[255, 375, 195, 135, 435, 315, 15, 75, 495, 555], [9, 7, 10, 6, 5, 8, 3, 11, 4, 2, 0, 1]]
+GOLDEN = [[], [9, 7, 10, 6, 5, 8, 3, 11, 4, 2, 0, 1]]
 
 
 def test_batches_of_stories_hold_little_padding_and_mix_lengths():
@@ -208,7 +239,7 @@ def test_later_epochs_are_packed_as_well(tmp_path):
 
 
 def tales_of(n):
-    return module.Seeded(tales.tale, range(n))
+    return Seeded(tales.tale, range(n))
 
 
 @few
@@ -244,16 +275,16 @@ def test_what_cannot_be_is_refused_in_words(tmp_path):
     refused(lambda: Windows(tokens, 4, 1, seed=1.5), "seed=1.5", "whole number")
     refused(lambda: Windows(tokens, 4, 1, seed="42"), "seed='42'")
     refused(lambda: Windows(tokens, 4, 1, seed=-1), "seed=-1")
-    refused(lambda: Windows(tokens, 4, 1, rank=2, world=2), "rank=2", "from 0 to 1")
-    refused(lambda: Windows(tokens, 4, 1, world=0), "world=0")
+    refused(lambda: Windows(tokens, 4, 1, rank=2, world_size=2), "rank=2", "from 0 to 1")
+    refused(lambda: Windows(tokens, 4, 1, world_size=0), "world_size=0")
     refused(lambda: Windows(tokens, 4, 1)[-1], "step=-1")
     refused(lambda: validation_batches(tokens, 4, 0), "batch_size=0")
     refused(lambda: validation_batches(stored(tmp_path, [[1]]), 4, 1), "1 tokens", "needs 2")
     stories = stored(tmp_path, [range(5), range(20), range(7)], [7], whole_documents=True)
     for call in Windows, validation_batches:
-        refused(lambda: call(stories, 20, 1), "document 1 has 21", "block_size=20", "block_size=21", "whole = False")
+        refused(lambda: call(stories, 20, 1), "document 1 has 21", "block_size=20", "block_size=21", "whole_documents = False")
         call(stories, 21, 1)
-    stories.whole = False
+    stories.whole_documents = False
     assert Windows(stories, 20, 1)[0][2].all()
 
 
@@ -291,7 +322,7 @@ def test_files_hold_what_the_tokenizer_says(tmp_path, tok, which, documents, siz
         return
     encoder = tokenizers(tok)[which]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MEGABYTE", size)  # so that all is cut wherever it can be
+        patch.setattr(token_files, "MEGABYTE", size)  # so that all is cut wherever it can be
         tokens = encode_corpus(split_of(documents), encoder, tmp_path)
     end = [encoder.special_tokens["<|end|>"]] if which < 5 else []
     right = [encoder.encode("".join(document)) for document in documents]
@@ -324,18 +355,18 @@ def test_large_texts_are_encoded_on_all_cores_alike(tok, tmp_path, monkeypatch):
     need("fork" in multiprocessing.get_all_start_methods(), "fork")
     used = []
 
-    class Pool(module.ProcessPoolExecutor):
+    class Pool(cores.ProcessPoolExecutor):
         def submit(self, *args):
             used.append(args)
             return super().submit(*args)
 
     split = split_of([[STORY] * 30, "short", [STORY] * 9])
     alone = encode_corpus(split, tok, tmp_path / "one")
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(cores, "ProcessPoolExecutor", Pool)
     encode_corpus(split, tok, tmp_path / "few")
     assert not used, "a short text is not worth a pool"
-    monkeypatch.setattr(module, "MEGABYTE", 500)
+    monkeypatch.setattr(token_files, "MEGABYTE", 500)
     shared = encode_corpus(split, tok, tmp_path / "two")
     assert len(used) > 5 and alone.path.read_bytes() == shared.path.read_bytes()
     refused(
@@ -345,15 +376,15 @@ def test_large_texts_are_encoded_on_all_cores_alike(tok, tmp_path, monkeypatch):
 
 def test_jobs_are_taken_as_they_are_needed(monkeypatch):
     need("fork" in multiprocessing.get_all_start_methods(), "fork")
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 2)
     taken = []
-    done = module.on_all_cores(lambda job: -job, (taken.append(i) or i for i in range(1000)))
+    done = cores.on_all_cores(lambda job: -job, (taken.append(i) or i for i in range(1000)))
     assert [next(done) for _ in range(10)] == [-i for i in range(10)] and len(taken) < 30
     done.close()
 
 
 def encode_in_daemon(folder, queue):
-    module.os.cpu_count, module.MEGABYTE = lambda: 2, 100
+    cores.os.cpu_count, token_files.MEGABYTE = lambda: 2, 100
     queue.put(len(encode_corpus(split_of([STORY * 20]), BPETokenizer.train(STORY, 300), folder)))
 
 
@@ -380,18 +411,18 @@ def test_the_name_says_what_is_in_it(tok):
         (split_of(["ab", "c"]), Elsewhere()),
         (split_of(["ab", "c"]), Elsewhere(plus=1)),
     ]
-    assert len({module.fingerprint(*case) for case in different}) == len(different)
-    assert module.fingerprint(split_of([["a", "", "b"], "c"]), tok) == module.fingerprint(*different[0])
-    copy = BPETokenizer.from_json(json.loads(json.dumps(tok.to_json())))
-    assert module.fingerprint(split_of(["ab", "c"]), copy) == module.fingerprint(*different[0])
-    assert module.fingerprint(split_of(["ab", "c"]), Elsewhere()) == module.fingerprint(*different[-2])
+    assert len({fingerprint(*case) for case in different}) == len(different)
+    assert fingerprint(split_of([["a", "", "b"], "c"]), tok) == fingerprint(*different[0])
+    copy = tokenizer_files.from_json(BPETokenizer, json.loads(json.dumps(tokenizer_files.to_json(tok))))
+    assert fingerprint(split_of(["ab", "c"]), copy) == fingerprint(*different[0])
+    assert fingerprint(split_of(["ab", "c"]), Elsewhere()) == fingerprint(*different[-2])
 
 
 def test_a_text_is_encoded_once(tok, cache, monkeypatch):
     split = split_of([STORY])
     first = encode_corpus(split, tok)
     assert [path.name for path in cache.iterdir()] == [first.path.name]
-    monkeypatch.setattr(module, "write_tokens", None)
+    monkeypatch.setattr(token_files, "write_tokens", None)
     assert encode_corpus(split, tok).ids.tolist() == first.ids.tolist()
 
 
@@ -422,15 +453,16 @@ def test_an_error_leaves_nothing(tok, cache):
 
 KILLED = """
 import os, signal, sys
-from tinygpt import data
+from tinygpt.io import tokens
+from tinygpt.io.corpus import Documents
 from tinygpt.tokenizer import BPETokenizer
 tok, seen = BPETokenizer.train("a well, a fish", 300), []
 def begin():
     yield ["a well"] * 10
-    if seen: data.os.fsync(os.open(sys.argv[1], os.O_RDONLY)); os.kill(os.getpid(), signal.SIGKILL)
+    if seen: os.fsync(os.open(sys.argv[1], os.O_RDONLY)); os.kill(os.getpid(), signal.SIGKILL)
     seen.append(1)
-data.MEGABYTE = 5
-data.encode_corpus(data.Documents(begin, "some", whole_documents=True), tok, sys.argv[1])
+tokens.MEGABYTE = 5
+tokens.encode_corpus(Documents(begin, "some", whole_documents=True), tok, sys.argv[1])
 """
 
 
@@ -439,7 +471,7 @@ def test_a_process_killed_midway_leaves_nothing_that_looks_whole(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
     assert done.returncode == -signal.SIGKILL
     left = list(tmp_path.iterdir())
-    assert len(left) == 1 and left[0].name.startswith(".") and not module.is_whole(left[0])
+    assert len(left) == 1 and left[0].name.startswith(".") and not is_whole(left[0])
 
 
 def encode_at_once(folder, barrier, queue):
@@ -521,12 +553,12 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
 def test_tales_never_meet_between_splits():
     text = corpus("tales")
     sizes = {name: len(getattr(text, name)) for name in ("train", "val", "heldout")}
-    assert sizes == dict(zip(sizes, module.TALES)) and str(sizes["train"]) in repr(text).replace(",", "")
+    assert sizes == {name: len(seeds) for name, seeds in corpora.TALES.items()} and str(sizes["train"]) in repr(text).replace(",", "")
     train, val, heldout = set(text.train), set(text.val), set(text.heldout)
     assert not (train & val or val & heldout or train & heldout) and len(train) == sizes["train"]
     assert text.special_tokens == () and text.whole_documents and list(text.val) == list(text.val) and next(iter(text)) == tales.tale(0)
     unseen = next(iter(text.val))
-    assert text.logprob(unseen) == tales.logprob(unseen) > -np.inf and text.spans(unseen) == tales.spans(unseen)
+    assert text.logprob(unseen) == tales.logprob(unseen) > -np.inf and text.spans(unseen) == spans(unseen)
     assert len(heldout) == sizes["heldout"]
     for strange in list(text.heldout)[:60]:
         assert text.logprob(strange) == -np.inf < text.logprob(strange, heldout=True), "it could have been in train"
@@ -543,7 +575,7 @@ def test_tales_cost_nothing_until_they_are_read(monkeypatch):
 
 def test_chats_carry_their_markers():
     text, tok = corpus("chats"), tales.the_tokenizer()
-    assert (len(text.train), len(text.val)) == module.CHATS and text.heldout is None and text.whole_documents
+    assert [len(text.train), len(text.val)] == [*map(len, corpora.CHATS.values())] and text.heldout is None and text.whole_documents
     assert not set(text.train) & set(text.val)
     first = next(iter(text))
     assert text.logprob(first) == tales.logprob(first)
@@ -588,7 +620,7 @@ def test_a_long_file_comes_in_pieces(tmp_path):
 
 
 def test_shakespeare_is_split_as_nanogpt_does(reference, monkeypatch):
-    monkeypatch.setattr(texts, "shakespeare", lambda: reference / "tinyshakespeare.txt")
+    monkeypatch.setattr(downloads, "shakespeare", lambda: reference / "tinyshakespeare.txt")
     text, whole = corpus("shakespeare"), (reference / "tinyshakespeare.txt").read_text(encoding="utf-8")
     tok = CharTokenizer.train(whole)
     assert len(encode_corpus(text.train, tok)) == 1_003_854 and len(encode_corpus(text.val, tok)) == 111_540
@@ -599,8 +631,8 @@ def test_tinystories_are_told_apart(tmp_path, monkeypatch):
     mark, stories = "<|endoftext|>", [f"Story {i} was short." for i in range(300)]
     (tmp_path / "train").write_text(f"\n{mark}\n".join(stories) + f"\n{mark}\n")
     (tmp_path / "val").write_text("One.\n" + mark + "\nTwo.")
-    monkeypatch.setattr(texts, "tinystories", lambda: {name: tmp_path / name for name in ("train", "val")})
-    monkeypatch.setattr(texts.read_text, "__defaults__", (0, None, 17))
+    monkeypatch.setattr(downloads, "tinystories", lambda: {name: tmp_path / name for name in ("train", "val")})
+    monkeypatch.setattr(read_text, "__defaults__", (0, None, 17))
     text = corpus("tinystories")
     assert list(text) == stories == list(text) and list(text.val) == ["One.", "Two."] and text.whole_documents
     assert len(encode_corpus(text.train, CharTokenizer.train("".join(stories))).starts) == 300
@@ -610,7 +642,7 @@ def test_tinystories_are_told_apart(tmp_path, monkeypatch):
 def test_stories_are_told_apart_wherever_the_pieces_end(stories, size):
     text = "<|endoftext|>".join(stories)
     pieces = [text[i : i + size] for i in range(0, len(text), size)]
-    assert list(module.split_stories(pieces)) == [story.strip() for story in stories if story.strip()]
+    assert list(split_stories(pieces)) == [story.strip() for story in stories if story.strip()]
 
 
 def test_unusable_texts_say_what_is_needed(tmp_path, tok):
@@ -630,7 +662,7 @@ def test_decomposed_letters_keep_together(tmp_path):
     composed = BPETokenizer(tok.tokens, tok.merges, tok.special_tokens, GPT4_SPLIT, "NFC")
     text = unicodedata.normalize("NFD", "é à ô ") * 50
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MEGABYTE", 3)
+        patch.setattr(token_files, "MEGABYTE", 3)
         assert encode_corpus(split_of([list(text)]), composed).ids.tolist()[1:-1] == composed.encode(text)
 
 

@@ -157,6 +157,15 @@ def train_config(c, schedules: Iterable[str]):
     choice("dtype", c.dtype, ("float32", "bfloat16"))
 
 
+def decodable(ids: Iterable[int], vocab_size: int) -> list[int]:
+    "The ids as a list of int; raises ValueError for an id that a vocabulary of this size lacks."
+    ids = [index(i) for i in ids]
+    if wrong := [i for i in ids if not 0 <= i < vocab_size]:
+        raise ValueError(f"id {wrong[0]} is not among the {vocab_size} ids of this tokenizer, which count from 0; were "
+                         "the ids made by another one?")
+    return ids
+
+
 def special_tokens(names: Iterable[str], vocab_size: int) -> list[str]:
     "The names as a list; raises ValueError unless they are distinct texts with room beside the 256 bytes."
     if isinstance(names, str):
@@ -173,13 +182,19 @@ def special_tokens(names: Iterable[str], vocab_size: int) -> list[str]:
     return names
 
 
-def window_size(tokens, block_size: int, least: int):
-    "Raise ValueError if a text is too short for one window, or a document too long for it."
+def windows(tokens, block_size: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1,
+            full: bool = True):
+    "Raise ValueError unless windows can be cut from these tokens; `full`: at least one must have block_size targets."
+    for name, value in {"block_size": block_size, "batch_size": batch_size, "world_size": world_size}.items():
+        whole_number(name, value, 1)
+    whole_number("seed", seed, 0)
+    whole_number("rank", rank, 0, world_size - 1)
     n, n_targets = len(tokens), np.diff(tokens.bounds) - 1 + tokens.bounds[0]
-    if not tokens.whole_documents and n < least:
+    if not tokens.whole_documents and n < (least := block_size + 1 if full else 2):
         shorter = f", or ask for block_size={n - 1} or less" if n > 1 else ""
-        raise ValueError(f"there are {n} tokens, and one window needs {least} (block_size + 1): give a longer text{shorter}")
+        raise ValueError(f"there are {n} tokens, and one window needs {least} (block_size + 1): give a longer text"
+                         f"{shorter}")
     if tokens.whole_documents and (most := n_targets.max()) > block_size:
         raise ValueError(f"document {n_targets.argmax()} has {most} tokens to predict, and block_size={block_size} "
-                         f"holds {block_size}: ask for block_size={most} or more, or set tokens.whole_documents = False to cut "
-                         "windows as in running text")
+                         f"holds {block_size}: ask for block_size={most} or more, or set tokens.whole_documents = False to "
+                         "cut windows as in running text")

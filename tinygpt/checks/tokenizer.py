@@ -272,7 +272,7 @@ def stream(answer):
             )
         except Finding as finding:
             if "has no len()" in finding.verdict.message:
-                raise Finding("It asks how many ids there are. They come one at a time, so nobody knows yet.") from None
+                raise Finding("It asks how many ids there are. They come one at a time, so their number is not known yet.") from None
             raise
         if isinstance(got, str):
             raise Finding("It returns one text. A generator is wanted, which yields text again and again.")
@@ -292,7 +292,7 @@ def stream(answer):
         raise Finding(f'The ids of b"light", b" " and b"light" gave {got!r}: {what}.')
     if len(tried(0, 1, 0)) < 2 or tried(0, 1, 0)[0][1] > 1:
         raise Finding(
-            'Nothing came out before all ids were in. Whoever reads along wants "light" as soon as its id is there.'
+            'Nothing came out before all ids were in. A reader wants "light" as soon as its id is there.'
         )
     for ids in (6, 4, 5), (2, 3), (7, 5, 1, 0), (8, 9, 3):
         whole, cut = (

@@ -3,7 +3,6 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import chain
 
 import regex
@@ -20,7 +19,7 @@ SAFE_CUT = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'])")  # (?r
 
 
 def as_texts(source: str | Iterable[str]) -> Iterator[str]:
-    "Yield the one text, or each text of a corpus; half a surrogate pair, which is no character, becomes U+FFFD."
+    "The one text, or each text of a corpus; half a surrogate pair (not a character) becomes U+FFFD."
     half = ""
     for text in [source] if isinstance(source, str | bytes) else source:
         if not isinstance(text, str):
@@ -38,7 +37,7 @@ def as_texts(source: str | Iterable[str]) -> Iterator[str]:
 
 
 def compile_split(pattern: str | None) -> regex.Pattern:
-    "A pattern that cuts a text into chunks and loses nothing: what an unknown pattern passes over is a chunk, too."
+    "The pattern, compiled so that its matches, joined, are the text: what it would skip becomes a chunk, too."
     if pattern is None:
         return regex.compile(r"(?s:.+)")
     try:
@@ -53,7 +52,7 @@ def compile_split(pattern: str | None) -> regex.Pattern:
 
 
 def special_pattern(allowed: str | Iterable[str], known: Iterable[str]) -> regex.Pattern:
-    "A pattern that finds the special tokens allowed (some of the known, or 'all'), the longest first."
+    "A pattern that finds the allowed special tokens ('all', or a list of known ones), the longest first."
     if isinstance(allowed, str) and allowed != "all":
         raise ValueError(f"allowed_special={allowed!r} is one text; give a list of them: [{allowed!r}]")
     names = sorted(known if allowed == "all" else as_texts(allowed), key=len, reverse=True)
@@ -74,14 +73,14 @@ def last_cut(buffer: str, end: int, form: str | None) -> int:
 def pieces(
     texts: Iterable[str],
     pattern: str | None,
-    special: regex.Pattern | None = None,  # special tokens stay whole
-    longest: int = 0,  # the length of the longest of them
+    special: regex.Pattern | None = None,  # finds special tokens, which stay whole
     form: str | None = None,  # a Unicode normal form that no cut may change
-    size: int = 1 << 16,  # gather so many characters, then look for a cut
+    size: int = 1 << 16,  # gather this many characters, then look for a place to cut
 ) -> Iterator[str]:
     "Join the texts and cut them anew, lazily, but never through a chunk or a special token."
+    longest = len(special.pattern) if special else 0  # no special token is longer than the pattern of all
     buffer, enough = "", size
-    for text in texts:
+    for text in as_texts(texts):
         for start in range(0, len(text), size):
             buffer += text[start : start + size]
             if len(buffer) < enough or pattern not in KNOWN_SPLITS:
@@ -97,9 +96,12 @@ def pieces(
         yield buffer
 
 
-def count_batch(texts: list[str], pattern: str | None) -> Counter:
-    "How often each chunk occurs in some texts."
-    return Counter(chain.from_iterable(map(compile_split(pattern).findall, texts)))
+def parts(texts: Iterable[str], pattern: str | None, special: regex.Pattern, form: str | None) -> Iterator[tuple]:
+    "Pairs of a piece of the texts and whether it is a special token; the other pieces in this Unicode form."
+    for piece in pieces(texts, pattern, special, form):
+        for i, part in enumerate(special.split(piece)):
+            is_special = i % 2 == 1  # the pattern is a group, so split keeps what it finds between the rest
+            yield part if is_special or not form else unicodedata.normalize(form, part), is_special
 
 
 def batches(texts: Iterable[str], pattern: str | None, size: int = 1 << 22) -> Iterator[list[str]]:
@@ -117,7 +119,11 @@ def batches(texts: Iterable[str], pattern: str | None, size: int = 1 << 22) -> I
 
 def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
     "How often each distinct chunk occurs in all texts, counted on all cores."
-    counts = Counter()
-    for counted in on_all_cores(partial(count_batch, pattern=pattern), batches(texts, pattern), enough=2):
+    split, counts = compile_split(pattern), Counter()
+
+    def count(batch: list[str]) -> Counter:
+        return Counter(chain.from_iterable(map(split.findall, batch)))
+
+    for counted in on_all_cores(count, batches(as_texts(texts), pattern), enough=2):
         counts.update(counted)
     return counts

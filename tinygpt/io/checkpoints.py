@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tinygpt.io import weights
+from tinygpt.io import tokenizer_files, weights
 from tinygpt.io.atomic import read_json, readable_errors, write_json
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
@@ -354,10 +354,11 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
     if (folder / "tokenizer.json").exists():
         return read_json(folder / "tokenizer.json", tokenizer_from_json)
     if (folder / "merges.txt").exists() and (folder / "vocab.json").exists():
-        return BPETokenizer.from_gpt2(folder / "vocab.json", folder / "merges.txt")
+        return tokenizer_files.load_gpt2(BPETokenizer, folder / "vocab.json", folder / "merges.txt")
     return None
 
 
 def tokenizer_from_json(spec: dict) -> Tokenizer:
     "The tokenizer that a tokenizer.json describes: of characters, or of byte pairs."
-    return (CharTokenizer if spec["model"].get("type") == "WordLevel" else BPETokenizer).from_json(spec)
+    kind = CharTokenizer if spec["model"].get("type") == "WordLevel" else BPETokenizer
+    return tokenizer_files.from_json(kind, spec)

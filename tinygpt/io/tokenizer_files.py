@@ -1,46 +1,73 @@
-"""Tokenizers as the Hugging Face libraries write them."""
+"""Tokenizers as the Hugging Face libraries write them, and GPT-2's as OpenAI published it."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import regex
 
-from tinygpt.io.atomic import read_json, write_json
+from tinygpt.engine.splitting import GPT2_SPLIT
+from tinygpt.io.atomic import read_json, readable_errors, write_json
 
 _printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _others = [byte for byte in range(256) if byte not in _printable]
 
-
-# How files write each byte: as itself where it prints, otherwise as a letter from further up. The order is GPT-2's.
+# How files write each byte: as itself where it prints, otherwise as a letter from 256 on. The order is GPT-2's.
 LETTERS = dict(zip(_printable + _others, map(chr, _printable + [*range(256, 324)])))
-
-
 BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
 
-def write_tokenizer(folder: Path, spec: dict):
-    "Write a tokenizer.json, and the tokenizer_config.json without which transformers takes another class."
-    write_json(folder / "tokenizer.json", spec)
+
+def to_json(tok) -> dict:
+    "The content of tokenizer.json for this tokenizer."
+    return WRITERS[tok.model_type](tok)
+
+
+def from_json(cls: type, spec: dict):
+    "The tokenizer of class `cls` that the content of a tokenizer.json describes."
+    model = spec["model"] if isinstance(spec, dict) and isinstance(spec.get("model"), dict) else {"vocab": None}
+    if not isinstance(model.get("vocab"), dict) or model.get("type", "BPE") != cls.model_type:
+        raise ValueError(f"it does not hold a {cls.model_type} vocabulary ({cls.__name__} reads no other), "
+                         f"but {model.get('type', 'no known one')}")
+    check_settings("file", {name: spec.get(name) for name in ("truncation", "padding")})
+    return cls(*READERS[cls.model_type](spec))
+
+
+def save(tok, folder: str | Path):
+    "Write tokenizer.json, and the tokenizer_config.json without which transformers takes another class."
+    write_json(Path(folder) / "tokenizer.json", to_json(tok))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    write_json(folder / "tokenizer_config.json", config)
+    write_json(Path(folder) / "tokenizer_config.json", config)
 
 
-def hf_json(
-    model: dict, pre_tokenizer: dict, decoder: dict, added_tokens: Iterable[dict] = (), normalizer: dict | None = None
-) -> dict:
+def load(cls: type, folder: str | Path):
+    "The tokenizer of class `cls` in the tokenizer.json of a folder."
+    return read_json(Path(folder) / "tokenizer.json", lambda spec: from_json(cls, spec))
+
+
+def load_gpt2(cls: type, encoder_json: str | Path, vocab_bpe: str | Path):
+    "GPT-2's tokenizer, from the two files in which it was published."
+    with readable_errors(vocab_bpe):
+        merges = Path(vocab_bpe).read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]
+        if wrong := [line for line in merges if line.count(" ") != 1]:
+            raise ValueError(f"the line {wrong[0]!r:.60} is not a pair")
+
+    def combine(vocab: dict[str, int]):
+        if len(vocab) != 256 + len(merges) + 1:
+            raise ValueError(f"its {len(vocab)} tokens do not go with the {len(merges)} merges of {vocab_bpe}")
+        added = [{"id": vocab["<|endoftext|>"], "content": "<|endoftext|>"}]
+        model, byte_level = {"vocab": vocab, "merges": merges}, {"type": "ByteLevel"}
+        return from_json(cls, file_json(model, byte_level, byte_level, added))
+
+    return read_json(encoder_json, combine)
+
+
+def file_json(model: dict, pre_tokenizer: dict, decoder: dict, added_tokens: Iterable[dict] = (),
+              normalizer: dict | None = None) -> dict:
     "The parts of a tokenizer.json."
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": list(added_tokens),
-        "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": None,
-        "decoder": decoder,
-        "model": model,
-    }
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": list(added_tokens),
+            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": None, "decoder": decoder,
+            "model": model}
 
 
 def words_by_id(vocab: dict[str, int]) -> list[str]:
@@ -51,39 +78,24 @@ def words_by_id(vocab: dict[str, int]) -> list[str]:
     return sorted(vocab, key=vocab.get)
 
 
-def model_of(spec: dict, kind: str) -> dict:
-    "The model in a tokenizer.json, if it is of this kind and nothing is done to its ids afterwards."
-    model = spec["model"] if isinstance(spec, dict) and isinstance(spec.get("model"), dict) else {"vocab": None}
-    if not isinstance(model.get("vocab"), dict) or model.get("type", "BPE") != kind:
-        raise ValueError(
-            f"it does not hold a {kind} vocabulary ({'BPETokenizer' if kind == 'BPE' else 'CharTokenizer'} reads "
-            f"no other), but {model.get('type', 'none that is known')}"
-        )
-    refuse("file", {name: spec.get(name) for name in ("truncation", "padding")})
-    return model
-
-
-def chars_to_json(ids: dict[str, int]) -> dict:
-    "Characters as a tokenizer.json."
+def chars_json(ids: dict[str, int]) -> dict:
+    "A vocabulary of characters as a tokenizer.json."
     split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
-    return hf_json({"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}, split, decoder={"type": "Fuse"})
+    return file_json({"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}, split, decoder={"type": "Fuse"})
 
 
-def chars_from_json(spec: dict) -> list[str]:
-    "The characters in a tokenizer.json."
-    vocab = model_of(spec, "WordLevel")["vocab"]
-    ours = chars_to_json({})
+def read_chars(spec: dict) -> tuple:
+    "The argument of a CharTokenizer from a tokenizer.json: its characters."
+    ours, vocab = chars_json({}), spec["model"]["vocab"]
     if different := [part for part in ours if part != "model" and spec.get(part) != ours[part]]:
-        raise ValueError(
-            f"its {different[0]} is not that of a tokenizer of characters, so that it would give other ids"
-        )
+        raise ValueError(f"its {different[0]} is not that of a tokenizer of characters: it would give other ids")
     if any(len(word) != 1 for word in vocab):
         raise ValueError("its tokens are not single characters")
-    return words_by_id(vocab)
+    return (words_by_id(vocab),)
 
 
 def spell(tokens: list[bytes], special_ids: Iterable[int]) -> list[str]:
-    "The tokens as files write them: in letters, and special tokens as they are."
+    "The tokens as files write them: a letter for each byte, and special tokens as they are."
     words = [token.decode("latin1").translate(LETTERS) for token in tokens]
     for i in special_ids:
         words[i] = tokens[i].decode()
@@ -95,98 +107,69 @@ def spell(tokens: list[bytes], special_ids: Iterable[int]) -> list[str]:
 
 def unspell(word: str) -> bytes:
     "The bytes of an ordinary token, from its letters."
-    if alien := [letter for letter in word if letter not in BYTE_OF]:
-        raise ValueError(f"{alien[0]!r} in its token {word!r} is not a letter that stands for a byte")
+    if unknown := [letter for letter in word if letter not in BYTE_OF]:
+        raise ValueError(f"{unknown[0]!r} in its token {word!r} is not a letter that stands for a byte")
     return bytes(BYTE_OF[letter] for letter in word)
 
 
-def bpe_to_json(tok) -> dict:
-    "Byte pairs as a tokenizer.json."
+def bpe_json(tok) -> dict:
+    "A BPETokenizer as a tokenizer.json."
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": tok.pattern}, "behavior": "Isolated", "invert": False}
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return hf_json(
-        model={
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {word: i for i, word in enumerate(tok.words)},
-            "merges": [[tok.words[left], tok.words[right]] for left, right in tok.merges],
-        },
-        pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]} if tok.pattern else byte_level,
-        decoder=byte_level,
-        added_tokens=[{"id": i, "content": name, **plain, "special": True} for name, i in tok.special_tokens.items()],
-        normalizer={"type": tok.normalizer} if tok.normalizer else None,
-    )
+    added = [{"id": i, "content": name, **plain, "special": True} for name, i in tok.special_tokens.items()]
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+             "vocab": {word: i for i, word in enumerate(tok.words)},
+             "merges": [[tok.words[left], tok.words[right]] for left, right in tok.merges]}
+    steps = {"type": "Sequence", "pretokenizers": [split, byte_level]} if tok.pattern else byte_level
+    return file_json(model, steps, byte_level, added, {"type": tok.normalizer} if tok.normalizer else None)
 
 
-def refuse(part: str, settings: dict, *harmless: str):
-    "Refuse settings that would change ids in a way that we do not follow."
+def check_settings(part: str, settings: dict, *harmless: str):
+    "Raise ValueError for a setting that would change ids in a way that is not supported here."
     for name, value in settings.items():
         if name not in harmless and value not in (None, False, "", 0):
             raise ValueError(f"its {part} asks for {name}={value!r:.60}, which this tokenizer does not do")
 
 
-def read_split(pre: dict | None, implied_split: str) -> str | None:
-    "The pattern in a pre-tokenizer: one split, then bytes."
-    parts = (pre["pretokenizers"] if pre["type"] == "Sequence" else [pre]) if pre else []
-    if not parts or parts[-1]["type"] != "ByteLevel":
+def read_split(pre: dict | None) -> str | None:
+    "The split pattern in a pre-tokenizer: one split, then bytes; a ByteLevel that splits by itself does so as GPT-2."
+    steps = (pre["pretokenizers"] if pre["type"] == "Sequence" else [pre]) if pre else []
+    if not steps or steps[-1]["type"] != "ByteLevel":
         raise ValueError("its pre-tokenizer does not end in ByteLevel: its tokens are not made of bytes")
-    *splits, byte_level = parts
+    *splits, byte_level = steps
     own_split = byte_level.get("use_regex", True)
     if byte_level.get("add_prefix_space") or len(splits) + bool(own_split) > 1:
-        raise ValueError(
-            f"its pre-tokenizer does more than one split, then bytes without a prefix space: {json.dumps(pre):.200}"
-        )
+        raise ValueError(f"its pre-tokenizer is not one split, then bytes, no prefix space: {json.dumps(pre):.200}")
     if not splits:
-        return implied_split if own_split else None
+        return GPT2_SPLIT if own_split else None
     split = splits[0]
-    if (
-        split["type"] != "Split"
-        or split["behavior"] != "Isolated"
-        or split.get("invert")
-        or "Regex" not in split["pattern"]
-    ):
+    isolates = split["type"] == "Split" and split["behavior"] == "Isolated" and not split.get("invert")
+    if not isolates or "Regex" not in split["pattern"]:
         raise ValueError(f"its pre-tokenizer does more than to isolate chunks by a pattern: {json.dumps(pre):.200}")
-    if read_otherwise := regex.search(r"\\[hHGKRX]|&&|\[[^\]]*\[|\(\?[xR]", pattern := split["pattern"]["Regex"]):
-        raise ValueError(f"its pattern {pattern!r} has {read_otherwise[0]!r}, which other programs read in another way")
+    pattern = split["pattern"]["Regex"]
+    if different := regex.search(r"\\[hHGKRX]|&&|\[[^\]]*\[|\(\?[xR]", pattern):
+        raise ValueError(f"its pattern {pattern!r} has {different[0]!r}, which other programs read in another way")
     return pattern
 
 
 def check_added(added: list[dict], ordinary: set[str], normalizer: str | None):
-    "Refuse added tokens that would be found in other places, or would change other tokens, than in the library."
+    "Raise ValueError for added tokens that the library would find in other places than a BPETokenizer."
     for token in added:
         content = token["content"]
-        refuse(f"token {content!r}", token, "id", "content", "special", "normalized")
+        check_settings(f"token {content!r}", token, "id", "content", "special", "normalized")
         if content == "" or content in ordinary:
             raise ValueError(f"its added token {content!r} is {'an ordinary token as well' if content else 'empty'}")
     if len({bool(token.get("normalized")) for token in added} | ({False} if normalizer else set())) > 1:
-        raise ValueError(
-            "some of its added tokens are looked for in the text as it is, and some after it was normalized"
-        )
+        raise ValueError("some added tokens are looked for in the text as it is, others after it was normalized")
 
 
-def bpe_from_json(spec: dict, implied_split: str) -> tuple:
-    "The tokens, merges, special tokens, pattern and normalizer in a tokenizer.json."
-    model = model_of(spec, "BPE")
-    refuse("model", model, "type", "vocab", "merges", "unk_token", "fuse_unk")
-    if (post := spec.get("post_processor")) and post["type"] != "ByteLevel":
-        raise ValueError(
-            f"its post-processor {post['type']} may add tokens to a text, which this tokenizer does not do"
-        )
-    normalizer = spec["normalizer"]["type"] if spec.get("normalizer") else None
-    if normalizer not in (None, "NFC", "NFD", "NFKC", "NFKD"):
-        raise ValueError(f"its normalizer is {normalizer}; only Unicode's own forms, such as NFC, are known here")
-    added = spec.get("added_tokens") or []
-    special = {token["content"]: token["id"] for token in added}
-    vocab, merges, used, made = model["vocab"] | special, [], set(), set(LETTERS.values())
-    for merge in model["merges"] if isinstance(model["merges"], list) else [()]:
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
+def read_merges(pairs: list, vocab: dict[str, int]) -> tuple[list[tuple[int, int]], set[str]]:
+    "The merges as pairs of ids, in order, and all words that they can make."
+    merges, used, made = [], set(), set(LETTERS.values())
+    for pair in pairs if isinstance(pairs, list) else [()]:
+        left, right = pair.split(" ") if isinstance(pair, str) else pair
         if left + right not in vocab or left not in vocab or right not in vocab:
             raise ValueError(f"its merge of {left!r} and {right!r} needs a token that the vocabulary lacks")
         if left + right in used:
@@ -194,26 +177,25 @@ def bpe_from_json(spec: dict, implied_split: str) -> tuple:
         merges.append((vocab[left], vocab[right]))
         used |= {left, right}
         made.add(left + right)
+    return merges, made
+
+
+def read_bpe(spec: dict) -> tuple:
+    "The arguments of a BPETokenizer from a tokenizer.json: tokens, merges, special tokens, pattern, normalizer."
+    model, added, post = spec["model"], spec.get("added_tokens") or [], spec.get("post_processor")
+    check_settings("model", model, "type", "vocab", "merges", "unk_token", "fuse_unk")
+    if post and post["type"] != "ByteLevel":
+        raise ValueError(f"its post-processor {post['type']} may add tokens, which this tokenizer does not do")
+    normalizer = spec["normalizer"]["type"] if spec.get("normalizer") else None
+    if normalizer not in (None, "NFC", "NFD", "NFKC", "NFKD"):
+        raise ValueError(f"its normalizer is {normalizer}; only Unicode's own forms, such as NFC, are known here")
+    special = {token["content"]: token["id"] for token in added}
+    vocab = model["vocab"] | special
+    merges, made = read_merges(model["merges"], vocab)
     check_added(added, made, normalizer)
     tokens = [word.encode() if word in special else unspell(word) for word in words_by_id(vocab)]
-    return tokens, merges, special, read_split(spec.get("pre_tokenizer"), implied_split), normalizer
+    return tokens, merges, special, read_split(spec.get("pre_tokenizer")), normalizer
 
 
-def read_gpt2(encoder_json: str | Path, vocab_bpe: str | Path, understand: Callable):
-    "GPT-2's two files, made sense of as one tokenizer.json."
-    try:
-        merges = Path(vocab_bpe).read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]
-        if wrong := [line for line in merges if line.count(" ") != 1]:
-            raise ValueError(f"the line {wrong[0]!r:.60} is not a pair")
-    except ValueError as error:
-        raise ValueError(f"{vocab_bpe} is damaged, or of another kind than expected: {error}") from error
-
-    def both(vocab: dict[str, int]):
-        if len(vocab) != 256 + len(merges) + 1:
-            raise ValueError(f"its {len(vocab)} tokens do not go with the {len(merges)} merges of {vocab_bpe}")
-        end, byte_level = "<|endoftext|>", {"type": "ByteLevel"}
-        return understand(
-            hf_json({"vocab": vocab, "merges": merges}, byte_level, byte_level, [{"id": vocab[end], "content": end}])
-        )
-
-    return read_json(encoder_json, both)
+WRITERS = {"WordLevel": lambda tok: chars_json(tok.ids), "BPE": bpe_json}  # by the name of the model in the file
+READERS = {"WordLevel": read_chars, "BPE": read_bpe}
