@@ -66,7 +66,7 @@ def shapes(c, T):
     stream, C, hidden = (1, T, c.n_embd), c.n_embd, (1, T, c.n_hidden)
     H, K, D = c.n_head, c.n_kv_head, c.head_dim
     b, a, m = "blocks.0", "blocks.0.attention", "blocks.0.mlp"
-    found = {"embed:in": (1, T), "logits": (1, T, c.vocab_size), "chances": (c.vocab_size,)}
+    found = {"embed:in": (1, T), "logits": (1, T, c.vocab_size), "probabilities": (c.vocab_size,)}
     found |= {f"{b}:{at}": stream for at in ("in:opened", "middle", "out:opened")}
     found |= {f"{half}_norm:{way}": stream for half in (a, m) for way in ("in", "out")}
     found |= {"embed:out": stream, "blocks:out": stream, "norm:out": stream}
@@ -77,7 +77,7 @@ def shapes(c, T):
     if c.mlp == "swiglu":
         found[f"{m}.gate:out"] = hidden
     if c.position == "learned":
-        found |= {"place:out": (T, C), "blocks.0:in": stream}
+        found |= {"position_embedding:out": (T, C), "blocks.0:in": stream}
     if c.n_layer > 1:
         found["blocks.0:out"] = stream
     return {name: f"({', '.join(f'{n:,}' for n in shape)})" for name, shape in found.items()}
@@ -89,13 +89,13 @@ def parts(model):
     for name, module in model.named_modules():
         if not name or name.startswith("blocks.") and not name.startswith("blocks.0."):
             continue
-        if isinstance(module, torch.nn.Linear) and name != "head":
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
             found[name] = f"{module.in_features:,} → {module.out_features:,}"
         elif isinstance(module, torch.nn.Embedding):
             found[name] = f"{module.num_embeddings:,} × {module.embedding_dim:,}"
         elif name.endswith("norm") and "query" not in name and "key" not in name:
             found[name] = "RMSNorm" if c.norm == "rms" else "LayerNorm"
-    return found | {"head": f"{c.vocab_size:,} × {c.n_embd:,}"}
+    return found | {"lm_head": f"{c.vocab_size:,} × {c.n_embd:,}"}
 
 
 @each_config
@@ -108,21 +108,24 @@ def test_shapes_and_names_are_those_of_the_model(config, tok):
     assert travels == shapes(config, len(TEXT))
     notes = {name.removesuffix(":note"): text for name, text in words.items() if name.endswith(":note")}
     heads = notes.pop("blocks.0.attention")
+    others = config.n_layer - 1
+    again = {0: None, 1: "the same once more"}.get(others, f"the same, {others} times")
+    assert notes.pop("blocks.more", None) == again
     assert notes == parts(model)
     assert heads.split()[0] == str(config.n_head) and ("of keys" in heads) == (config.n_kv_head < config.n_head)
+    labels = {"lm_head": "embed, again" if config.tied else "lm_head", "position_embedding": "positions"}
     for name in notes:
-        assert words[name] == {"head": "embed, again" if config.tied else "head"}.get(name, name.split(".")[-1])
+        assert words[name] == labels.get(name, name.split(".")[-1])
 
-    steps = ["RMSNorm" if config.norm == "rms" else "LayerNorm"] * config.qk_norm + ["turn"] * (
-        config.position == "rope"
-    )
+    steps = ["RMSNorm" if config.norm == "rms" else "LayerNorm"] * config.qk_norm
+    steps += ["rope"] * (config.position == "rope")
     for part in "query", "key":
         assert words.get(f"blocks.0.attention.{part}:steps", "") == ", ".join(steps)
     assert "blocks.0.attention.value:steps" not in words
     assert ("tied" in words) == config.tied
     more = {1: None, 2: "blocks.1"}.get(config.n_layer, f"blocks.1 … {config.n_layer - 1}")
     assert words.get("blocks.more") == more
-    assert words["blocks.0.mlp:bend"] == ("gelu" if config.mlp == "gelu" else "silu × up")
+    assert words["blocks.0.mlp:activation"] == ("gelu" if config.mlp == "gelu" else "silu × up")
 
 
 @each_config
@@ -135,7 +138,7 @@ def test_tokens_and_chances_are_those_of_the_run(config, tok):
     chances = model(torch.tensor([ids]))[0, -1].softmax(-1)
     best = chances.topk(6)
     for row, (chance, i) in enumerate(zip(best.values.tolist(), best.indices.tolist())):
-        shown = float(words[f"chance:{row}"].rstrip("%")) / 100
+        shown = float(words[f"probability:{row}"].rstrip("%")) / 100
         assert abs(shown - chance) < 0.006
         name = tok.decode([i]).replace(" ", "·").replace("\n", "⏎") if i < tok.vocab_size else f"id·{i}"
         assert words[f"next:{row}"] == name
@@ -145,12 +148,12 @@ def test_tokens_and_chances_are_those_of_the_run(config, tok):
 def test_maps_are_what_the_first_layer_looked_at(tok):
     for n_head in 1, 5, 8:
         model = build(replace(MODERN, n_head=n_head, n_kv_head=n_head, head_dim=8))
-        model(torch.tensor([tok.encode(TEXT)]), seen=(seen := []))
+        model(torch.tensor([tok.encode(TEXT)]), weights_out=(weights := []))
         images = data_flow(model, tok, TEXT).axes[0].images
         assert len(images) == (n_head if n_head <= 5 else 4)
         for head, image in enumerate(images):
             drawn = torch.tensor(image.get_array().filled(0.0))
-            assert drawn.allclose(seen[0][0, head], atol=1e-6) and drawn[0, 0] == 1
+            assert drawn.allclose(weights[0][0, head], atol=1e-6) and drawn[0, 0] == 1
 
 
 def test_a_long_text_shows_its_ends(tok):
