@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 project = "tinygpt"
 author = copyright = "the tinygpt authors"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "notebooks"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "notebooks", "api"]
 exclude_patterns = ["_build"]
 
 nb_execution_mode = "off"
@@ -20,6 +20,7 @@ myst_heading_anchors = 3
 mathjax_path = "mathjax/tex-chtml-full.js"
 copybutton_selector = "div.cell_input div.highlight pre, div.highlight-console pre"
 copybutton_prompt_text = "$ "
+copybutton_line_continuation_character = "\\"
 
 add_module_names = False
 autodoc_preserve_defaults = True

@@ -1,31 +1,20 @@
-"""Makes a page of each chapter's notebook and an API page of each module, before Sphinx reads its sources."""
+"""Makes a page of each chapter's notebook, before Sphinx reads its sources."""
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
 from docutils import nodes
-from fastcore.docments import docments
 from sphinx.util.fileutil import copy_asset
 
 DOCS = Path(__file__).parent
-API_PAGE = """\
-tinygpt.{module}
-========{underline}
-
-{origin}.. automodule:: tinygpt.{module}
-   :members:
-   :undoc-members:
-"""
-BY_HAND = ["checkpoints"]  # modules that no chapter makes, and that readers call
 
 
 @dataclass
 class Chapter:
-    """What the index and the API need to know of one notebook."""
+    """What the index and the API pages need to know about one notebook."""
 
     name: str  # 01_tokenizer
     title: str  # Tokenizer
@@ -49,13 +38,13 @@ def read_chapter(path: Path) -> Chapter:
 
 
 def split_directives(source: str) -> tuple[set[str], str]:
-    """The names of the nbdev directives at the head of a code cell, and the code below them."""
+    """Split a code cell into the names of its nbdev directives and the code below them."""
     head = re.match(r"(#\|.*(\n|$))*", source)[0]
     return {line[2:].split()[0] for line in head.splitlines()}, source[len(head) :].lstrip("\n")
 
 
 def show_cell(cell: dict, chapter: Chapter) -> bool:
-    """Change a cell into what the site shows of it; False where that is nothing."""
+    """Change a cell into what the site shows of it; return False if the site leaves it out."""
     if cell.cell_type != "code":
         cell.source = re.sub(rf"\A# (?={re.escape(chapter.title)}\n)", f"# {chapter.number}. ", cell.source)
         return True
@@ -65,6 +54,8 @@ def show_cell(cell: dict, chapter: Chapter) -> bool:
     meta, tags = cell.metadata, cell.metadata.get("tags", [])
     if "solution" in tags:
         fold, what = "hide-cell", "the solution"
+    elif cell.id == "imports":
+        fold, what = "hide-input", "the imports"
     elif meta.get("jupyter", {}).get("source_hidden"):
         fold, what = "hide-input", "the code"
     else:
@@ -91,35 +82,23 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def write_api(module: str, origin: str = "") -> Path:
-    """Write the page of one module."""
-    page = API_PAGE.format(module=module, origin=origin, underline="=" * len(module))
-    return write(DOCS / "api" / f"{module}.rst", page)
-
-
 def make_pages(app) -> None:
-    """Write the folders chapters and api."""
+    """Write the folder chapters."""
     app.chapters = [read_chapter(path) for path in sorted((DOCS.parent / "nbs").glob("[0-9][0-9]_*.ipynb"))]
     written = set()
     for chapter in app.chapters:
         chapter.notebook.metadata = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
         chapter.notebook.cells = [cell for cell in chapter.notebook.cells if show_cell(cell, chapter)]
         written.add(write(DOCS / "chapters" / f"{chapter.name}.ipynb", nbformat.writes(chapter.notebook)))
-        if chapter.module:
-            written.add(write_api(chapter.module, f"Written in chapter :doc:`/chapters/{chapter.name}`.\n\n"))
-    written |= {write_api(module) for module in BY_HAND}
-    for stale in {*DOCS.glob("chapters/*"), *DOCS.glob("api/*")} - written:
+    for stale in set(DOCS.glob("chapters/*")) - written:
         stale.unlink()
 
 
 def fill_index(app, docname: str, source: list[str]) -> None:
-    """Put the chapter table and the contents where the index asks for them."""
-    if docname != "index":
-        return
-    rows = [f"| {c.number} | [{c.title}](chapters/{c.name}.ipynb) | {c.question} |" for c in app.chapters]
-    names = [chapter.module for chapter in app.chapters if chapter.module] + BY_HAND
-    modules = [f"- [`tinygpt.{name}`](api/{name}.rst)" for name in names]
-    source[0] = source[0].replace("<!-- chapters -->", "\n".join(rows)).replace("<!-- modules -->", "\n".join(modules))
+    """Put the chapter table where the index asks for it."""
+    if docname == "index":
+        rows = [f"| {c.number} | [{c.title}](chapters/{c.name}.ipynb) | {c.question} |" for c in app.chapters]
+        source[0] = source[0].replace("<!-- chapters -->", "\n".join(rows))
 
 
 def finish_cells(app, document: nodes.document) -> None:
@@ -136,27 +115,6 @@ def finish_cells(app, document: nodes.document) -> None:
             cell.children[0].insert(0, nodes.paragraph("", "", label, classes=["module"]))
 
 
-def literal(text: str) -> str:
-    """Plain text with `code` in it, as Sphinx wants it."""
-    parts = text.split("`")
-    parts[::2] = [re.sub(r"([\\*_|])", r"\\\1", part) for part in parts[::2]]
-    return "``".join(parts)
-
-
-def tell_arguments(app, what: str, name: str, obj, options, lines: list[str]) -> None:
-    """Add to a docstring the comments that stand beside the arguments."""
-    lines[:] = map(literal, lines)
-    if what in ("function", "method", "class"):
-        lines += [
-            "",
-            *(
-                f":{'returns' if key == 'return' else 'param ' + key}: {literal(comment)}"
-                for key, comment in docments(obj).items()
-                if comment
-            ),
-        ]
-
-
 def copy_mathjax(app, error: Exception | None) -> None:
     """Copy the one script and the fonts that our pages ask for, a twelfth of what the package holds."""
     mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
@@ -165,16 +123,9 @@ def copy_mathjax(app, error: Exception | None) -> None:
         copy_asset(mathjax / part, target if (mathjax / part).is_dir() else target.parent)
 
 
-def skip_values(app, what: str, name: str, obj, skip: bool, options) -> bool:
-    """List what can be called, and properties; the fields of a class stand in its signature already."""
-    return skip or not (callable(obj) or isinstance(obj, (property, cached_property)))
-
-
 def setup(app) -> None:
     app.connect("builder-inited", make_pages)
     app.connect("source-read", fill_index)
-    app.connect("env-get-outdated", lambda *_: ["index"])  # what it lists may have changed, though it has not
+    app.connect("env-get-outdated", lambda *_: ["index"])  # the chapters it lists may have changed
     app.connect("doctree-read", finish_cells)
-    app.connect("autodoc-process-docstring", tell_arguments)
-    app.connect("autodoc-skip-member", skip_values)
     app.connect("build-finished", copy_mathjax)

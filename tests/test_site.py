@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import nbformat
 import nbformat.v4 as v4
 import pytest
+import tinygpt
 from conftest import ROOT, need
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGPQ7jkCAAJhAXzQ/Z/PAAAAAElFTkSuQmCC"
@@ -41,6 +42,7 @@ def sample():
                 r"In a line $e^{z_i}$, then" "\n\n" r"$$\frac{QK^\top}{\sqrt{d}}$$" "\n\nand the word zebrafinch."
             ),
             code("#| hide\nhidden_name = 1", v4.new_output("stream", name="stdout", text="hidden output")),
+            v4.new_code_cell("#| export\nimport imported_name", id="imports"),
             code("#| export\n#| eval: false\nexported_name = 1"),
             code(
                 "picture_name()",
@@ -209,6 +211,10 @@ def test_folds_open_on_a_click(visit):
     assert page.get_by_alt_text("Another dot").is_visible() and not page.get_by_text("picture_name").is_visible()
     page.get_by_text("Show the code").click()
     assert page.get_by_text("picture_name").is_visible()
+    imports = page.get_by_text("imported_name")
+    assert not imports.is_visible()
+    page.get_by_text("Show the imports").click()
+    assert imports.is_visible()
 
 
 def test_html_in_an_output_is_alive(visit):
@@ -229,10 +235,18 @@ def test_search_finds_a_word(visit):
     page.wait_for_url("**/99_sample.html*")
 
 
-def test_the_api_lists_what_a_module_offers(site, visit):
+def test_the_api_lists_what_a_module_offers_and_no_more(site, visit):
     for path in site.glob("api/*.html"):
         module = importlib.import_module(f"tinygpt.{path.stem}")
         page = visit(f"api/{path.name}")
-        listed = set(page.eval_on_selector_all("dt.sig", "all => all.map(one => one.id)"))
-        offered = {f"{module.__name__}.{name}" for name in module.__all__ if callable(getattr(module, name))}
-        assert offered <= listed
+        ids = page.eval_on_selector_all("dt.sig", "all => all.map(one => one.id)")
+        listed = {name for id in ids if "." not in (name := id.removeprefix(f"{module.__name__}."))}
+        assert {name for name in module.__all__ if callable(getattr(module, name))} <= listed <= set(module.__all__)
+
+
+def test_a_page_lists_what_the_package_offers(visit):
+    page = visit("tinygpt.html")
+    assert page.locator("table td:first-child").all_inner_texts() == tinygpt.__all__
+    assert page.locator("table td:first-child a").count() == len(tinygpt.__all__), "each leads to its own page"
+    assert all(about.strip() for about in page.locator("table td:last-child").all_inner_texts())
+    assert page.locator("article h2").count() > 5

@@ -1,21 +1,44 @@
-__version__ = "0.1.0"
+"""What `import tinygpt as tg` offers."""
 
+from tinygpt.io.corpus import Corpus, corpus
 from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 from tinygpt.tales import chat, logprob, tale, the_tokenizer
+from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
+from tinygpt.training import TrainConfig, train
+from tinygpt.io.log import Record
+from tinygpt.io.checkpoints import load, save
+from tinygpt.baseline import bits_per_byte, cross_entropy, evaluate, perplexity
 from tinygpt.world.parser import answers
 from tinygpt.world.skills import skill_accuracy, spans
-from tinygpt.data import Windows, validation_batches
-from tinygpt.io.corpus import Corpus, corpus
-from tinygpt.io.tokens import Tokens, encode_corpus
-from tinygpt.baseline import bits_per_byte, cross_entropy, evaluate, perplexity
-from tinygpt.show.ladder import ladder
-from tinygpt.attention import Attention
 from tinygpt.show.attention import attention_map
+from tinygpt.show.ladder import ladder
+from tinygpt.io.tokens import Tokens, encode_corpus
+from tinygpt.data import Windows, validation_batches
+from tinygpt.attention import Attention
 from tinygpt.block import MLP, Block, SwiGLU
-from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
-from tinygpt.io.checkpoints import load, save
-from tinygpt.optim import Muon, build_optimizers
-from tinygpt.io.log import Record
-from tinygpt.training import TrainConfig, train
 from tinygpt.engine.prime import prime
+from tinygpt.optim import Muon, build_optimizers
+
+__version__ = "0.1.0"
+
+# In the order in which a user needs them; the site's page of the package has these groups.
+__all__ = [
+    # A text to learn from
+    "corpus", "Corpus", "tale", "chat",
+    # Tokenizers
+    "the_tokenizer", "BPETokenizer", "CharTokenizer", "GPT2_SPLIT", "GPT4_SPLIT",
+    # A model
+    "GPTConfig", "GPT", "count_parameters", "count_flops",
+    # Training
+    "TrainConfig", "train", "Record",
+    # Saving and loading
+    "save", "load",
+    # Evaluation
+    "evaluate", "cross_entropy", "perplexity", "bits_per_byte", "logprob", "skill_accuracy", "spans", "answers",
+    # Pictures
+    "attention_map", "ladder",
+    # Parts
+    "encode_corpus", "Tokens", "Windows", "validation_batches", "Attention", "MLP", "SwiGLU", "Block", "prime",
+    "build_optimizers", "Muon",
+]
