@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+__all__ = ["KVCache"]
+
 
 class KVCache:
     'The key/value cache of one attention layer: chapter "Cache".'

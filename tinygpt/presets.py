@@ -3,6 +3,8 @@
 from importlib import resources
 from pathlib import Path
 
+__all__ = ["SIZES", "preset"]
+
 ASSETS = Path(str(resources.files("tinygpt"))) / "assets"
 TRAINED = ASSETS / "trained"  # a model that comes with the package
 

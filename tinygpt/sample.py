@@ -9,6 +9,8 @@ from tinygpt.cache import KVCache
 from tinygpt.engine.modes import eval_mode
 from tinygpt.gpt import GPT
 
+__all__ = ["sample_tales", "continue_text"]
+
 
 def sample_tales(model: GPT, tok, n: int = 16, seed: int = 0) -> list[str]:
     "Tales that the model writes, each next token drawn by its probability."

@@ -7,6 +7,8 @@ from tinygpt.attention import Attention
 from tinygpt.gpt import GPT
 from tinygpt.positions import rotation
 
+__all__ = ["prime"]
+
 
 @torch.no_grad()
 def seek_alike(attention: Attention):

@@ -9,7 +9,11 @@ import regex
 
 from tinygpt.engine.cores import on_all_cores
 
+__all__ = ["GPT2_SPLIT", "GPT4_SPLIT"]
+
+#: The pattern by which GPT-2 cuts a text into chunks.
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+#: The pattern by which GPT-4 cuts a text into chunks.
 GPT4_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -10,6 +10,8 @@ from tinygpt.io import downloads
 from tinygpt.io.text import read_text, text_files, text_size
 from tinygpt.world.skills import spans
 
+__all__ = ["Documents", "Corpus", "corpus"]
+
 SPECIAL_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
 UNSEEN = 10**9  # seeds from here on are for validation
 TALES = {"train": range(4000), "val": range(UNSEEN, UNSEEN + 500), "heldout": range(300)}

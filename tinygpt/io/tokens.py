@@ -17,6 +17,8 @@ from tinygpt.io.corpus import Documents
 from tinygpt.io.downloads import cache_folder
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 
+__all__ = ["Tokens", "encode_corpus"]
+
 MEGABYTE = 1 << 20  # characters, more or less
 HEADER = 24  # bytes: three numbers of 8
 

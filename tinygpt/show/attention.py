@@ -10,6 +10,8 @@ from torch import Tensor
 from tinygpt.attention import causal_mask
 from tinygpt.show.pictures import visible
 
+__all__ = ["attention_map"]
+
 
 def as_grid(weights: Tensor, tokens: Sequence[bytes | str]) -> Tensor:
     "Attention weights as layers of heads, (L, H, T, S); raises ValueError for other shapes, or tokens that do not fit."

@@ -14,6 +14,8 @@ from tinygpt.engine.modes import eval_mode
 from tinygpt.gpt import GPT
 from tinygpt.show.pictures import TINTS, visible
 
+__all__ = ["data_flow", "parameter_map"]
+
 BLUE, ORANGE, GREEN, PINK, OCHRE, VIOLET = TINTS
 GREY = "#7b818a"
 COLORS = {"position_embedding": OCHRE, "embed": ORANGE, "lm_head": PINK, "attention.": BLUE, "mlp.": GREEN}

@@ -1,6 +1,6 @@
 """The ladder: losses as bars, from the baseline to the floor."""
 
-
+__all__ = ["ladder"]
 
 
 def ladder(rungs: dict[str, float], floor: float | None = None):

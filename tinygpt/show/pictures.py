@@ -4,6 +4,8 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 
+__all__ = ["Picture", "color_tokens", "slider", "table"]
+
 TINTS = ["#2b8cc4", "#d9730d", "#1f9e77", "#c2649a", "#9a7d0a", "#7a6fc9"]  # as in course.mplstyle
 
 

@@ -7,6 +7,8 @@ from tinygpt.io.corpus import Corpus
 from tinygpt.io.tokens import encode_corpus
 from tinygpt.tales import logprob
 
+__all__ = ["valid_fraction", "floor_of"]
+
 
 def valid_fraction(tales: Sequence[str]) -> float:
     "The fraction of these tales that the grammar could have written."
