@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and JSON read without trust."""
+"""Files that are written whole or not at all, and JSON files that are read with checks."""
 
 import json
 import os
@@ -8,42 +8,46 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 LARGEST_JSON = 100_000_000  # bytes; a tokenizer of a quarter of a million tokens takes some ten million
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    "A draft to write beside a file, which then takes its place; where something goes wrong, the file stays as it was."
+    "A temporary file to write; it replaces `path` once it is complete on disk. After an error, `path` is unchanged."
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
+        draft.touch()
+        mode = draft.stat().st_mode  # what the umask allows
         yield draft
+        draft.chmod(mode)
+        with open(draft, "r+b") as file:
+            os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict):
-    "Write a file whole or not at all."
+    "Write JSON atomically."
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def parse_json(raw: bytes):
-    "What a JSON text says, if it says nothing twice."
+    "The value of a JSON text; raise ValueError if an object has the same key twice."
 
-    def once(pairs: list[tuple]) -> dict:
-        if len(content := dict(pairs)) < len(pairs):
-            name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-            raise ValueError(f"it says more than once what {name!r:.60} is")
-        return content
+    def unique(pairs: list[tuple]) -> dict:
+        if repeated := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+            raise ValueError(f"it has the key {repeated[0]!r:.60} more than once")
+        return dict(pairs)
 
-    return json.loads(raw, object_pairs_hook=once)
+    return json.loads(raw, object_pairs_hook=unique)
 
 
 @contextmanager
 def readable_errors(path: str | Path) -> Iterator[None]:
-    "Make sense of a file, or say what is wrong with it."
+    "Turn the errors of reading a file's content into one ValueError that names the file and the reason."
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
@@ -51,11 +55,10 @@ def readable_errors(path: str | Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged, or of another kind than expected: {reason}") from error
 
 
-def read_json(path: str | Path, understand: Callable):
-    "Read a file and make sense of it, or say what is wrong with it."
+def read_json(path: str | Path, convert: Callable):
+    "What `convert` makes of a JSON file's content; raise ValueError if the file cannot be read."
+    path = Path(path)
     with readable_errors(path):
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-            raise ValueError("it is no file")
-        if os.path.exists(path) and (size := os.path.getsize(path)) > LARGEST_JSON:
-            raise ValueError(f"it has {size} bytes, and {LARGEST_JSON} at most are read")
-        return understand(parse_json(Path(path).read_bytes()))
+        if path.exists() and (not path.is_file() or path.stat().st_size > LARGEST_JSON):  # opening a pipe would block
+            raise ValueError(f"it is not a regular file of at most {LARGEST_JSON} bytes")
+        return convert(parse_json(path.read_bytes()))

@@ -1,266 +1,214 @@
-"""Weights on disk: safetensors files, written whole or not at all, and read without trust; no pickle is ever opened."""
+"""Weights on disk: safetensors files, written atomically and checked as they are read; pickles are never opened."""
 
 import json
-import math
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import torch
+from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
 
-from tinygpt.io.atomic import parse_json, read_json, readable_errors, atomic_write
+from tinygpt.io.atomic import LARGEST_JSON, atomic_write, parse_json, read_json, readable_errors
 from tinygpt.io.downloads import hub_folder
 from tinygpt.io.text import near_names
 
 WEIGHTS = "model.safetensors"
-FROM_HUB = ["config.json", "*.safetensors", "*.safetensors.index.json"]
-FROM_HUB += ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"]
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "vocab.json", "merges.txt"]
+CODES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-NO_PICKLE = (
-    "a pickle, which can run any code when it is opened, and so is never opened here: "
-    "look for the same model as safetensors, or have its maker save it so"
-)
-ONE_MODEL = "take a config.json and weights of the same model"
-SIGNS = {  # how other files begin that stand in the place of weights
+NO_PICKLE = "a pickle, which can run any code, and so is never opened here: look for the same model as safetensors"
+SAME_MODEL = "use a config.json and weights of the same model"
+FILE_STARTS = {  # of files that are often found in the place of weights
     b"PK\x03\x04": f"what torch.save writes, {NO_PICKLE}",
     b"\x80": NO_PICKLE,
-    b"version https://git-lfs": "what git keeps in the place of a large file: get the file itself with git lfs pull",
-    b"<": "a web page, perhaps one to log in on: get the file itself",
+    b"version https://git-lfs": "a git-lfs pointer, not the file itself: get that with git lfs pull",
+    b"<": "a web page, perhaps one to log in on: download the file itself",
 }
 
 
-class Stored(NamedTuple):
-    "A tensor in an open file, as the file's header tells of it."
-
-    path: Path
-    file: BinaryIO
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-    checksum: str | None
+Shards = dict[str, tuple[Path, safe_open]]  # in which file each tensor is, by the tensor's name
 
 
-def find_folder(name: str | Path, accept: Callable[[dict], object] | None = None) -> Path:
-    """A model's folder: one on this machine or, for a name such as Qwen/Qwen3-0.6B, the hub's model, downloaded once.
-
-    A name may end in @ and a revision; a Path is never a name. `accept` is given the hub's config.json, and may raise
-    before the rest is downloaded.
-    """
+def find_folder(name: str | Path, check_config: Callable[[dict], object] | None = None) -> Path:
+    "A model's folder: a local one or, for a name such as Qwen/Qwen3-0.6B or a/b@revision, one downloaded from the hub."
     path = Path(name).expanduser()
     if path.is_file():
-        wrong = NO_PICKLE if path.suffix in PICKLES else f"a file: pass the folder that it is in, {path.parent}"
-        raise ValueError(f"{path} is {wrong}")
+        what = NO_PICKLE if path.suffix in PICKLES else f"a file: pass the folder that it is in, {path.parent}"
+        raise ValueError(f"{path} is {what}")
     if path.is_dir() and name != "":
-        names = sorted(os.listdir(path))
-        pickles = [name for name in names if name.endswith(PICKLES)]
-        if pickles and not any(name.endswith(".safetensors") for name in names):
+        files = sorted(os.listdir(path))
+        pickles = [file for file in files if file.endswith(PICKLES)]
+        if pickles and not any(file.endswith(".safetensors") for file in files):
             raise ValueError(f"{path} has no weights but {_listed(pickles)}, {NO_PICKLE}")
         return path
 
-    near = [other for other in near_names(path) if Path(other).is_dir()]
-    nowhere = f"there is no folder {str(name)!r}" + (f" (did you mean {' or '.join(near)}?)" if near else "")
+    similar = [folder for folder in near_names(path) if Path(folder).is_dir()]
+    missing = f"there is no folder {str(name)!r}" + (f" (did you mean {' or '.join(similar)}?)" if similar else "")
     match = re.fullmatch(r"(\w[\w.-]{,95}(?:/\w[\w.-]{,95})?)(?:@(\w[\w./-]*))?", str(name), re.ASCII)
     if isinstance(name, Path) or not match or re.search(r"--|\.\.|[.-](/|$)|\.git$", str(name).split("@")[0]):
-        raise FileNotFoundError(f"{nowhere}: pass one with config.json and {WEIGHTS}, or a model's name on the hub")
-    if accept:
-        accept(read_config(hub_folder(*match.groups(), ["config.json"], nowhere)))
-    path = hub_folder(*match.groups(), FROM_HUB, nowhere)
+        raise FileNotFoundError(f"{missing}: pass one with config.json and {WEIGHTS}, or a model's name on the hub")
+    if check_config:  # before the weights are downloaded
+        check_config(read_config(hub_folder(*match.groups(), ["config.json"], missing)))
+    path = hub_folder(*match.groups(), HUB_FILES, missing)
     if not any(path.glob("*.safetensors")):
         raise ValueError(f"the hub has {name} without safetensors, perhaps only as {NO_PICKLE}")
     return path
 
 
 def read_config(folder: str | Path) -> dict:
-    "What a model's config.json says."
-    if not (path := Path(folder, "config.json")).is_file():
-        raise _absent(path)
-
-    def understand(config: dict) -> dict:
-        if not isinstance(config, dict):
+    "The settings in a model's config.json."
+    path = Path(folder, "config.json")
+    _check_exists(path)
+    with readable_errors(path):
+        if not isinstance(config := parse_json(path.read_bytes()), dict):
             raise ValueError(f"it holds {config!r:.40}, not settings by name")
         return config
 
-    return read_json(path, understand)
-
 
 def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WEIGHTS):
-    "Write tensors as safetensors, with a checksum of each; at most one of them is copied at a time."
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # so that each lies where it may
-    kinds, header, end = {dtype: kind for kind, dtype in DTYPES.items()}, {"__metadata__": {"format": "pt"}}, 0
-    for name in names:
-        if (dtype := tensors[name].dtype) not in kinds:
-            raise ValueError(f"the tensor {name!r} is {dtype}; weights are one of {_listed(map(str, kinds))}")
-        _check_finite(tensors[name], f"the tensor {name!r}")
-        begin, end = end, end + tensors[name].nbytes
-        header[name] = {"dtype": kinds[dtype], "shape": list(tensors[name].shape), "data_offsets": [begin, end]}
-        header["__metadata__"][f"crc32 {name}"] = "0" * 8
-
-    def start() -> bytes:
-        raw = json.dumps(header, separators=(",", ":")).encode()
-        raw += b" " * (-len(raw) % 8)
-        return len(raw).to_bytes(8, "little") + raw
-
+    "Write tensors as safetensors, with a checksum of each; only tensors that are not contiguous are copied."
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    specs, metadata = {}, {"format": "pt"}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in CODES:
+            raise ValueError(f"the tensor {name!r} is {tensor.dtype}; weights are one of {_listed(map(str, CODES))}")
+        _check_finite(tensor, f"the tensor {name!r}")
+        metadata[f"crc32 {name}"] = _checksum(name, tensor)
+        dtype, address = str(tensor.dtype).removeprefix("torch."), tensor.data_ptr()
+        specs[name] = TensorSpec(dtype=dtype, shape=tensor.shape, data_ptr=address, data_len=tensor.nbytes)
     try:
-        with atomic_write(Path(folder, file)) as draft, open(draft, "wb") as out:
-            out.write(start())
-            for name in names:
-                out.write(raw := _bytes(tensors[name].detach().cpu().contiguous()))
-                header["__metadata__"][f"crc32 {name}"] = _checksum(header[name]["dtype"], name, raw)
-            out.seek(0)
-            out.write(start())
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as error:
-        why = f"{file} cannot be written in {folder} ({error.strerror or error})"
-        raise OSError(f"{why}, and what was there is as it was: make room, or name another folder") from None
+        with atomic_write(Path(folder, file)) as draft:
+            serialize_file(specs, draft, metadata)
+            with open(draft, "r+b") as out:  # sort the header: the library writes the metadata in random order
+                header = json.dumps(_read_header(out), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+                out.seek(8)
+                out.write(header.encode())
+    except (OSError, SafetensorError) as error:
+        why = f"{file} cannot be written in {folder} ({getattr(error, 'strerror', None) or error})"
+        raise OSError(f"{why}, and what was there is unchanged: free some space, or name another folder") from None
 
 
 def list_weights(folder: str | Path, file: str = WEIGHTS) -> dict[str, tuple[int, ...]]:
-    "The names and shapes of a folder's tensors, with none of them read."
-    with _opened(Path(folder), file) as (_, stored):
-        return {name: held.shape for name, held in stored.items()}
+    "The names and shapes of a folder's tensors; no tensor is read."
+    with _open_weights(Path(folder), file) as (_, stored):
+        return {name: tuple(shard.get_slice(name).get_shape()) for name, (_, shard) in stored.items()}
 
 
-def read_weights(
-    folder: str | Path,
-    shapes: dict[str, tuple[int, ...]],
-    ignore: re.Pattern | None = None,  # what else the file may hold: names in which this is found
-    dtype: torch.dtype = torch.float32,
-    file: str = WEIGHTS,
-) -> dict[str, Tensor]:
-    "Read exactly the tensors of these names and shapes, or say what is wrong with the file; one is converted at a time."
-    with _opened(Path(folder), file) as (path, stored):
+def read_weights(folder: str | Path, shapes: dict[str, tuple[int, ...]], ignore: re.Pattern | None = None,
+                 dtype: torch.dtype = torch.float32, file: str = WEIGHTS) -> dict[str, Tensor]:
+    "The tensors of these names and shapes; raise ValueError if the file lacks one, or holds others not in `ignore`."
+    with _open_weights(Path(folder), file) as (path, stored):
         missing = [repr(name) for name in shapes if name not in stored]
         extra = [repr(name) for name in stored if name not in shapes and not (ignore and ignore.search(name))]
         if missing or extra:
-            wrong = [f"lacks {_listed(missing)}"] * bool(missing)
-            wrong += [f"holds {_listed(extra)}, which this model does not have"] * bool(extra)
-            raise ValueError(f"{path} {' and '.join(wrong)}; {ONE_MODEL}")
-        for name, shape in shapes.items():
-            held = stored[name]
-            if held.shape != tuple(shape):
-                wrong = f"has the shape {str(held.shape):.80}, but this model's has {tuple(shape)}"
-            elif held.dtype not in DTYPES:
-                wrong = f"is {held.dtype!r:.40}, and only {_listed(DTYPES)} are read"
-            elif held.end - held.begin != (size := math.prod(shape) * DTYPES[held.dtype].itemsize):
-                wrong = f"takes {held.end - held.begin} bytes, but {held.shape} as {held.dtype} takes {size}"
-            else:
-                continue
-            raise ValueError(f"{held.path}: its tensor {name!r} {wrong}; {ONE_MODEL}")
-        return {name: _read(name, stored[name], dtype) for name in shapes}
+            wrong = [f"lacks {_listed(missing)}"] if missing else []
+            wrong += [f"holds {_listed(extra)}, which this model does not have"] if extra else []
+            raise ValueError(f"{path} {' and '.join(wrong)}; {SAME_MODEL}")
+        return {name: _read_tensor(name, *stored[name], tuple(shape), dtype) for name, shape in shapes.items()}
 
 
 @contextmanager
-def _opened(folder: Path, file: str) -> Iterator[tuple[Path, dict[str, Stored]]]:
-    "The file that lists a folder's tensors, and the tensors by name."
+def _open_weights(folder: Path, file: str) -> Iterator[tuple[Path, Shards]]:
+    "The file that lists a folder's tensors (the weights, or the index of sharded weights), and the tensors by name."
     path, index = folder / file, folder / f"{file}.index.json"
-    parts = {path: None}
+    shards = {path: None}
     if not path.is_file():
         if not index.is_file():
-            raise _absent(path)
-        path, parts = index, read_json(index, lambda spec: _shards(folder, spec))
+            _check_exists(path)  # which it does not
+        path, shards = index, read_json(index, lambda spec: _shards(folder, spec))
     with ExitStack() as stack:
         stored = {}
-        for part, names in parts.items():
-            if not part.is_file():
-                raise ValueError(f"{index} needs {part.name}, which is not there: get that file, too")
-            held = _read_header(part, stack.enter_context(open(part, "rb")))
-            if names is not None and (other := names ^ held.keys()):
-                wrong = f"{part} and {index.name} do not agree on {_listed(map(repr, sorted(other)))}"
+        for shard, names in shards.items():
+            if not shard.is_file():
+                raise ValueError(f"{index} needs {shard.name}, which is not there: get that file, too")
+            found = _open_shard(shard, stack)
+            if names is not None and (differing := names ^ found.keys()):
+                wrong = f"{shard} and {index.name} do not agree on {_listed(map(repr, sorted(differing)))}"
                 raise ValueError(f"{wrong}: get all files of the model again, from one place")
-            stored |= held
+            stored |= found
         yield path, stored
 
 
 def _shards(folder: Path, spec: dict) -> dict[Path, set[str]]:
-    "The files that an index names, and the tensors it says are in each."
-    parts = {}
+    "The files that an index names, each with the names of its tensors."
+    shards = {}
     for name, shard in spec["weight_map"].items():
         if not isinstance(shard, str) or not re.fullmatch(r"[^/\\:\0]+\.safetensors", shard):
-            raise ValueError(f"it has {name!r:.80} in {shard!r:.80}, which is no safetensors file beside it")
-        parts.setdefault(folder / shard, set()).add(name)
-    return parts
+            raise ValueError(f"it has {name!r:.80} in {shard!r:.80}, which is not a safetensors file beside it")
+        shards.setdefault(folder / shard, set()).add(name)
+    return shards
 
 
-def _read_header(path: Path, file: BinaryIO) -> dict[str, Stored]:
-    "The tensors of a file, if its header is true to the format and to the file's size."
+def _open_shard(path: Path, stack: ExitStack) -> Shards:
+    "The tensors of a safetensors file, which stays open until the stack is closed."
     with readable_errors(path):
-        size, start = os.fstat(file.fileno()).st_size, file.read(64)
-        length = int.from_bytes(start[:8], "little")
-        if start[8:9] != b"{":
-            known = [what for sign, what in SIGNS.items() if start.lstrip().startswith(sign)]
-            raise ValueError(f"it is {known[0] if known else 'no safetensors file' if start else 'empty'}")
-        if length > min(size - 8, 20_000_000):
-            raise ValueError(f"its header should take {length} bytes, of {size} in the whole file; get it again")
-        file.seek(8)
-        header = parse_json(file.read(length))
-        metadata = header.pop("__metadata__", {})
-        sums = {key.removeprefix("crc32 "): metadata[key] for key in metadata if key.startswith("crc32 ")}
-        if sums and sums.keys() != header.keys():
-            other = sorted(sums.keys() ^ header.keys())
-            raise ValueError(f"it has checksums, but not those of {_listed(map(repr, other))}: get it again")
-        stored, end, at = {}, 0, 8 + length
-        for name, info in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            (begin, stop), shape, dtype = info["data_offsets"], info["shape"], info["dtype"]
-            if not isinstance(dtype, str) or any(
-                type(n) is not int or not 0 <= n < 2**63 for n in (begin, stop, *shape)
-            ):
-                raise ValueError(f"what it says of its tensor {name!r:.80} makes no sense: {info!r:.80}")
-            if begin != end or stop < begin:
-                raise ValueError(f"its tensor {name!r:.80} goes from byte {begin} to {stop}, not from {end}")
-            stored[name] = Stored(path, file, dtype, tuple(shape), at + begin, at + stop, sums.get(name))
-            end = stop
-        if at + end != size:
-            raise ValueError(f"its tensors take {end} bytes, but {size - at} follow its header; get it again")
-        return stored
+        with open(path, "rb") as raw:
+            _read_header(raw)
+        try:  # pread: reading a mapped file that was truncated would kill the process
+            file = stack.enter_context(safe_open(path, "pt", backend="pread"))
+        except SafetensorError as error:
+            raise ValueError(f"{' '.join(str(error).split())}; get it again") from None
+        names, checksums = sorted(file.keys()), {key[6:] for key in file.metadata() or () if key.startswith("crc32 ")}
+        if checksums and (differing := checksums.symmetric_difference(names)):
+            raise ValueError(f"it has checksums, but not of {_listed(map(repr, sorted(differing)))}; get it again")
+        return dict.fromkeys(names, (path, file))
 
 
-def _read(name: str, held: Stored, dtype: torch.dtype) -> Tensor:
-    "A tensor in memory of its own, if it is what was written."
-    tensor = torch.empty(held.shape, dtype=DTYPES[held.dtype], device="cpu")
-    raw = _bytes(tensor)
-    held.file.seek(held.begin)
-    if held.file.readinto(raw) < len(raw):
-        raise ValueError(f"{held.path} was cut off in its tensor {name!r} while it was read: get it again")
-    if held.checksum not in (None, _checksum(held.dtype, name, raw)):
-        raise ValueError(f"{held.path} is damaged: its tensor {name!r} is not what its checksum says; get another copy")
-    _check_finite(tensor := tensor.to(dtype), f"{held.path}: its tensor {name!r}")
+def _read_header(file: BinaryIO) -> dict:
+    "The JSON at the start of a safetensors file; raise ValueError if it is none, or has the same key twice."
+    start = file.read(64)
+    if start[8:9] != b"{":
+        known = [what for sign, what in FILE_STARTS.items() if start.lstrip().startswith(sign)]
+        raise ValueError(f"it is {known[0] if known else 'not a safetensors file' if start else 'empty'}")
+    file.seek(8)
+    return parse_json(file.read(min(int.from_bytes(start[:8], "little"), LARGEST_JSON)))
+
+
+def _read_tensor(name: str, path: Path, file: safe_open, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    "A copy of a tensor, converted to `dtype`; raise ValueError if it is damaged, or not of this shape."
+    what, stored = f"{path}: its tensor {name!r}", file.get_slice(name)
+    if (found := tuple(stored.get_shape())) != shape:
+        raise ValueError(f"{what} has the shape {str(found):.80}, but this model's has {shape}; {SAME_MODEL}")
+    if (code := stored.get_dtype()) not in CODES.values():
+        raise ValueError(f"{what} is {code!r}, and only {_listed(CODES.values())} are read")
+    try:
+        tensor = file.get_tensor(name)
+    except (SafetensorError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{what} cannot be read ({' '.join(str(error).split()):.200}); get it again") from None
+    if (file.metadata() or {}).get(f"crc32 {name}") not in (None, _checksum(name, tensor)):
+        raise ValueError(f"{what} is damaged, for it does not match its checksum; get another copy")
+    tensor = tensor.to(dtype, copy=True)  # into memory that is aligned for torch
+    _check_finite(tensor, what)
     return tensor
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    "The memory of a contiguous tensor."
-    line = tensor.as_strided((tensor.numel(),), (1,))  # reshape(-1) may keep a stride of 2 where there is one number
-    return memoryview(line.view(torch.uint8).numpy())
-
-
-def _checksum(dtype: str, name: str, raw: memoryview) -> str:
-    return f"{zlib.crc32(raw, zlib.crc32(f'{dtype} {name}'.encode())):08x}"
+def _checksum(name: str, tensor: Tensor) -> str:
+    "The CRC-32 of a contiguous tensor's dtype, name and bytes."
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # reshape(-1) may keep a stride of 2 where there is one number
+    return f"{zlib.crc32(flat.view(torch.uint8).numpy(), zlib.crc32(f'{CODES[tensor.dtype]} {name}'.encode())):08x}"
 
 
 def _check_finite(tensor: Tensor, what: str):
-    "Refuse NaN and infinity, with which a model can say nothing."
+    "Raise ValueError if a tensor holds NaN or infinity."
     if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
-        wrong = f"has numbers that are not finite as {tensor.dtype}"
-        raise ValueError(f"{what} {wrong}: take the model from before its training went astray, or another dtype")
+        raise ValueError(f"{what} has numbers that are not finite as {tensor.dtype}: use an earlier checkpoint of it")
 
 
-def _absent(path: Path) -> FileNotFoundError:
-    "What to say of a file that a folder lacks."
-    if path.is_symlink():
-        return FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which is not there: get the file again")
-    holds = _listed(sorted(os.listdir(path.parent)) or ["nothing"])
-    return FileNotFoundError(f"there is no file {path.name} in {path.parent}, which holds {holds}")
+def _check_exists(path: Path):
+    "Raise FileNotFoundError if a folder has no such file."
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which is not there: get the file again")
+    if not path.is_file():
+        found = _listed(sorted(os.listdir(path.parent)) or ["nothing"])
+        raise FileNotFoundError(f"there is no file {path.name} in {path.parent}, which holds {found}")
 
 
 def _listed(names: Iterable[str]) -> str:
-    "The first of the names, and how many more there are."
+    "The first five names, and how many more there are."
     names = [f"{name:.80}" for name in names]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
