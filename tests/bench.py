@@ -2,11 +2,13 @@
 
 import datetime
 import math
+import operator
 import os
 import platform
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -30,10 +32,16 @@ def compare(tasks: dict, rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def ratio(text: str, above: list[float], below: list[float], bar: str):
-    "The median of the ratios, round by round."
+def ratio(text: str, above: list[float], below: list[float], most: float | None = None):
+    "The median of the ratios, round by round, and whether it is at most as large as the bar."
     ratios = sorted(a / b for a, b in zip(above, below))
-    print(f"{text:56} {statistics.median(ratios):8.2f}   ({ratios[0]:.2f} to {ratios[-1]:.2f}; bar: {bar})")
+    median = statistics.median(ratios)
+    print(f"{text:56} {median:8.2f}   ({ratios[0]:.2f} to {ratios[-1]:.2f}){'' if most is None else bar(median, most)}")
+
+
+def bar(value: float, most: float, unit: str = "") -> str:
+    "Whether a value is at most as large as its bar, in words."
+    return f"   bar: at most {most:g}{unit}: {'met' if value <= most else 'MISSED'}"
 
 
 def megabyte() -> str:
@@ -50,8 +58,7 @@ def tokenizer():
     import tokenizers
     from tokenizers import models, pre_tokenizers, trainers
 
-    from tinygpt.engine.splitting import GPT2_SPLIT
-    from tinygpt.tokenizer import BPETokenizer, Counter, add
+    from tinygpt import GPT2_SPLIT, BPETokenizer
 
     text, size, byte_level = megabyte(), 4096, pre_tokenizers.ByteLevel(add_prefix_space=False)
 
@@ -70,11 +77,15 @@ def tokenizer():
     def naive(merges=5):
         symbols = merged
         for new in range(size, size + merges):
-            pairs = Counter(map(add, symbols, symbols[1:]))
+            pairs = Counter(map(operator.add, symbols, symbols[1:]))
             symbols = symbols.replace(max(pairs, key=pairs.get), chr(new))
 
+    saved = rust.to_str()
     cold = iter(
-        [(BPETokenizer(ours.tokens, ours.merges, pattern=GPT2_SPLIT), tokenizers.Tokenizer.from_str(rust.to_str())) for _ in range(9)]
+        [
+            (BPETokenizer(ours.tokens, ours.merges, pattern=GPT2_SPLIT), tokenizers.Tokenizer.from_str(saved))
+            for _ in range(9)
+        ]
     )
     pair = None
 
@@ -97,16 +108,16 @@ def tokenizer():
         f"training {len(text):,} characters, {size} tokens: ours / Rust",
         times["train, tinygpt"],
         times["train, tokenizers (Rust)"],
-        "at most 3",
+        most=1,
     )
     ratio(
         "encoding them cold: ours / Rust",
         times["encode cold, tinygpt"],
         times["encode cold, tokenizers (Rust)"],
-        "at most 1",
+        most=1,
     )
     whole = [took / 5 * (size - 256) for took in times["the last 5 merges, naive"]]
-    ratio("training: naive, if all were as cheap as the last / ours", whole, times["train, tinygpt"], "hundreds")
+    ratio("training: naive, if all were as cheap as the last / ours", whole, times["train, tinygpt"])
 
 
 MEMORY = """
@@ -128,7 +139,8 @@ with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
     print(f"encoded it, {n:,} tokens: peak {peak():.0f} MB")
     file.seek(0)
     tinygpt.BPETokenizer.train(file.read(), 4096)
-    print(f"trained on it as one text: peak {peak():.0f} MB (bar: under 1,000)")
+    met = "met" if peak() < 1000 else "MISSED"
+    print(f"trained on it as one text: peak {peak():.0f} MB   bar: under 1,000 MB: {met}")
 """
 
 
@@ -148,8 +160,8 @@ megabytes, rng, letters = int(sys.argv[1]), random.Random(0), "etaoinshrdlu"
 words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(200_000)]
 weights = [1 / (i + 10) for i in range(len(words))]
 page = lambda: " ".join(rng.choices(words, weights, k=15_000)).replace("e e", "e.\\n") + "\\n"
-def peak(who): return f"{resource.getrusage(who).ru_maxrss / 1024:4.0f} MB"
-def peaks(): return f"peak of this process {peak(resource.RUSAGE_SELF)}, of its largest helper {peak(resource.RUSAGE_CHILDREN)}"
+def peak(who): return resource.getrusage(who).ru_maxrss / 1024
+def peaks(): return f"peak of this process {peak(resource.RUSAGE_SELF):4.0f} MB, of its largest helper {peak(resource.RUSAGE_CHILDREN):4.0f} MB"
 with tempfile.TemporaryDirectory() as folder:
     with open(f"{folder}/large.txt", "w", encoding="utf-8") as file:
         pages = [page() for _ in range(40)]
@@ -164,13 +176,19 @@ with tempfile.TemporaryDirectory() as folder:
     windows = Windows(tokens, block_size=256, batch_size=32)
     for step in range(2000): windows[step]
     print(f"          after 2000 batches: {peaks()}")
+    print(max(peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN)))
 """
 
 
 def data_memory():
     "Peak memory while texts of 250 MB, 500 MB and 1 GB are encoded on all cores, and batches drawn from them: it stays flat."
+    peaks = []
     for megabytes in 250, 500, 1000:
-        subprocess.run([sys.executable, "-c", DATA_MEMORY, str(megabytes)], check=True)
+        command = [sys.executable, "-c", DATA_MEMORY, str(megabytes)]
+        *lines, peak = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+        print(*lines, sep="\n", flush=True)
+        peaks.append(float(peak))
+    print(f"peak of the largest text / of the smallest: {peaks[-1] / peaks[0]:.2f}{bar(peaks[-1] / peaks[0], 1.25)}")
 
 
 def letters():
@@ -215,17 +233,18 @@ def our_run(corpus, tok, shape: dict, train: dict, zeros: bool = True):
     import torch
 
     from tinygpt import GPT, GPTConfig, TrainConfig, Windows, encode_corpus
-    from tinygpt.training import Run
+    from tinygpt.training import Run, training_steps
 
     torch.manual_seed(0)
     model = GPT(GPTConfig.named(**{"name": "modern"} | shape, vocab_size=tok.vocab_size, block_size=64))
     if not zeros:
         for block in model.blocks:
-            block.attention.proj.reset_parameters(), block.mlp.down.reset_parameters()
+            block.attention.proj.reset_parameters()
+            block.mlp.down.reset_parameters()
     config = TrainConfig(**train)
     run = Run(model, Windows(encode_corpus(corpus.train, tok), 64, config.batch_size), config)
-    while run.step < run.steps:
-        yield model, run.advance().loss
+    for record in training_steps(run):
+        yield model, record.loss
 
 
 def together(runs: dict) -> dict[str, tuple]:
@@ -245,11 +264,11 @@ def shakespeare():
     import yaml
 
     from tinygpt import count_parameters, encode_corpus, evaluate, validation_batches
-    from tinygpt.cli import config_file
+    from tinygpt.presets import ASSETS
 
     text, tok = letters()
     judge = validation_batches(encode_corpus(text.val, tok), 64, 256)
-    settings = yaml.safe_load(config_file("shakespeare").read_text())
+    settings = yaml.safe_load((ASSETS / "configs" / "shakespeare.yaml").read_text())
     train, shape = settings["train"], {k: v for k, v in settings["model"].items() if k not in ("preset", "block_size")}
     rates = ("lr", "embedding_lr", "vector_lr")
     rest = {name: value for name, value in train.items() if name not in rates}
@@ -263,15 +282,17 @@ def shakespeare():
     }
     ours = our_run(text, tok, *without.pop("ours"))
     done = together({"nanoGPT": (nano_run(text, tok), 2000), "ours": (ours, train["steps"])})
-    print(f"{'':34}{'seconds':>8}{'sooner':>8}{'parameters':>12}{'unseen':>8}")
+    print(f"{'':34}{'seconds':>8}{'sooner':>8}{'parameters':>12}{'val loss':>9}")
 
-    def report(name: str, seconds: float, model):
+    def report(name: str, seconds: float, model) -> float:
         loss, n = evaluate(model.eval(), judge), count_parameters(model.config)
-        print(f"{name:34}{seconds:8.1f}{done['nanoGPT'][0] / seconds:8.2f}{n:12,}{loss:8.3f}", flush=True)
+        print(f"{name:34}{seconds:8.1f}{done['nanoGPT'][0] / seconds:8.2f}{n:12,}{loss:9.3f}", flush=True)
+        return loss
 
-    for name, (seconds, model) in done.items():
-        report(name, seconds, model)
-    print(f"bar: at most 1.886 (what nanoGPT says of its own) at least 6 times sooner, in {train['steps']} steps;")
+    loss = {name: report(name, seconds, model) for name, (seconds, model) in done.items()}["ours"]
+    sooner = done["nanoGPT"][0] / done["ours"][0]
+    print(f"ours in {train['steps']} steps: validation loss {loss:.3f}{bar(loss, 1.886)} (what nanoGPT says of its own)")
+    print(f"times sooner than nanoGPT: {sooner:.2f}   bar: at least 7: {'met' if sooner >= 7 else 'MISSED'}")
     print("below, each run alone, as many steps, with one part of the recipe changed:")
     for name, how in without.items():
         report(name, *together({name: (our_run(text, tok, *how), train["steps"])})[name])
@@ -282,24 +303,25 @@ def tales():
     import torch
 
     from tinygpt import GPT, GPTConfig, Windows, corpus, encode_corpus, the_tokenizer
-    from tinygpt.training import RECIPE, Run, prime
+    from tinygpt.engine.prime import prime
+    from tinygpt.training import RECIPE, Run, training_steps
 
     tok, nano = the_tokenizer(), nano_run(*letters())
     torch.manual_seed(RECIPE.seed)
     model = GPT(GPTConfig.named("tiny"))
     prime(model)
-    run = Run(model, Windows(encode_corpus(corpus("tales").train, tok), 256, RECIPE.batch_size), RECIPE)
+    windows = Windows(encode_corpus(corpus("tales").train, tok), 256, RECIPE.batch_size)
+    ours = training_steps(Run(model, windows, RECIPE))
 
     tasks = {
-        "the recipe for tales, 25 steps": lambda: [run.advance() for _ in range(25)],
+        "the recipe for tales, 25 steps": lambda: list(islice(ours, 25)),
         "nanoGPT's recipe, 25 steps": lambda: list(islice(nano, 25)),
     }
-    ours, theirs = compare(tasks, rounds=20).values()
-    ratio("a step of the recipe / a step of nanoGPT's", ours, theirs, "none")
-    there = 31e-3 * statistics.median(a / b for a, b in zip(ours, theirs)) * RECIPE.steps
-    print(
-        f"where nanoGPT's step takes 31 ms, {RECIPE.steps:,} steps take {there:.0f} s, examinations left out (bar: 120)"
-    )
+    above, below = compare(tasks, rounds=20).values()
+    ratio("a step of the recipe / a step of nanoGPT's", above, below)
+    there = 31e-3 * statistics.median(a / b for a, b in zip(above, below)) * RECIPE.steps
+    where = f"where nanoGPT's step takes 31 ms, {RECIPE.steps:,} steps without evaluation take {there:.0f} s"
+    print(where + bar(there, 120, " s"))
 
 
 def step():
@@ -344,7 +366,7 @@ def step():
 
         tasks = {f"{name}, {length} tokens, {who}": task(*what) for who, what in losses.items()}
         above, below = compare(tasks, rounds=15).values()
-        ratio(f"{name}, {len(ids)} x {length} tokens: ours / transformers", above, below, "at most 1")
+        ratio(f"{name}, {len(ids)} x {length} tokens: ours / transformers", above, below, most=1)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Trains the recipe for tales with eight seeds, and once without its head start, and keeps what came of it:
 python -m tests.recipe
 
-data/tales-runs.csv holds every step of every run; tinygpt/trained/ the model of seed 0 in 16 bits, its log, its card, and
-the band in which the eight ran. A run that was stopped goes on when the command is called again."""
+data/tales-runs.csv holds every step of every run; tinygpt/assets/trained/ the model of seed 0 in 16 bits, its settings,
+its log, its card, and the band in which the eight ran. A run that was stopped resumes when the command is called again."""
 
 import csv
 import datetime
@@ -19,20 +19,23 @@ from tinygpt import (
     GPT,
     GPTConfig,
     corpus,
+    count_parameters,
     encode_corpus,
     evaluate,
-    validation_batches,
     load,
     save,
     skill_accuracy,
     the_tokenizer,
+    validation_batches,
 )
-from tinygpt.world.skills import CHANCE
+from tinygpt.engine.prime import prime
 from tinygpt.io.log import read_records
+from tinygpt.presets import TRAINED
 from tinygpt.sample import sample_tales
 from tinygpt.show.training import smooth
-from tinygpt.training import RECIPE, TRAINED, prime, train
-from tinygpt.world.judging import floor_of, possible
+from tinygpt.training import RECIPE, train
+from tinygpt.world.judging import floor_of, valid_fraction
+from tinygpt.world.skills import CHANCE
 
 ROOT = Path(__file__).parents[1]
 RUNS = {f"seed {seed}": (seed, True) for seed in range(8)} | {"unprimed": (0, False)}
@@ -43,15 +46,15 @@ CARD = """\
 tokenizer. It was trained on the 4,000 tales of `tinygpt.corpus("tales")`, {steps:,} steps of {batch_size} tales, by the recipe of chapter 10.
 
     import tinygpt as tg
-    from tinygpt.training import TRAINED
+    from tinygpt.presets import TRAINED
     model, tok = tg.load(TRAINED)
 
 | | seed 0 | the worst of eight seeds |
 |---|---|---|
 {rows}
 
-The floor is {floor:.4f} nats a token. Measured on all of `val` and on 200 held-out tales, with the weights in 16 bits for seed 0; a share of
-possible tales is that of 64. {machine}
+The floor is {floor:.4f} nats per token. Measured on all of `val` and on 200 held-out tales, with the weights in 16 bits for seed 0; valid
+tales are counted among 64. {machine}
 
 It is a toy. It knows tales of this one grammar, and nothing of the world. To make it again, with its log and the band in which
 eight seeds ran: `python -m tests.recipe`.
@@ -71,23 +74,23 @@ def one_run(name: str) -> Path:
 
 
 def judge(folder: Path) -> dict[str, float]:
-    "What a model reaches on all unseen tales."
+    "What a model reaches on all of the validation tales."
     (model, tok), tales = load(folder), corpus("tales")
     loss = evaluate(model, validation_batches(encode_corpus(tales.val, tok), 256, 32))
     found = {"gap to the floor": loss - floor_of(tales, tok)} | skill_accuracy(model, tok, tales)
-    return found | {"possible tales": possible(sample_tales(model, tok, n=64))}
+    return found | {"valid tales": valid_fraction(sample_tales(model, tok, n=64))}
 
 
 def write_runs(logs: dict):
     "Every step of every run, as a table."
     with open(ROOT / "data" / "tales-runs.csv", "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["run", "step", "loss", "val_loss", *CHANCE, "possible"])
+        table.writerow(["run", "step", "loss", "val_loss", *CHANCE, "valid_fraction"])
         for name, records in logs.items():
             for r in records:
                 skills = [round(r.skills[skill], 3) for skill in CHANCE] if r.skills else [""] * len(CHANCE)
-                tested = ["" if value is None else round(value, 4) for value in (r.val_loss, r.possible)]
-                table.writerow([name, r.step, round(r.loss, 4), tested[0], *skills, tested[1]])
+                val_loss, valid = ["" if value is None else round(value, 4) for value in (r.val_loss, r.valid_fraction)]
+                table.writerow([name, r.step, round(r.loss, 4), val_loss, *skills, valid])
 
 
 def write_band(logs: dict):
@@ -106,8 +109,7 @@ def write_card(first: dict[str, float], worst: dict[str, float]):
         f"torch {torch.__version__}, {datetime.date.today()}."
     )
     numbers = vars(c) | {"steps": RECIPE.steps, "batch_size": RECIPE.batch_size, "rows": "\n".join(rows)}
-    parameters = sum(p.numel() for p in GPT(c).parameters())
-    text = CARD.format(parameters=parameters, floor=floor_of(tales, the_tokenizer()), machine=machine, **numbers)
+    text = CARD.format(parameters=count_parameters(c), floor=floor_of(tales, the_tokenizer()), machine=machine, **numbers)
     (TRAINED / "README.md").write_text(text)
 
 
@@ -117,7 +119,8 @@ def main():
     TRAINED.mkdir(exist_ok=True)
     model, tok = load(folders["seed 0"])
     save(TRAINED, model, tok, dtype="float16")
-    shutil.copy(folders["seed 0"] / "log.csv", TRAINED)
+    for file in "log.csv", "train.yaml":
+        shutil.copy(folders["seed 0"] / file, TRAINED)
     write_runs(logs), write_band(logs)
     found = {name: judge(folder) for name, folder in folders.items()}
     print(f"{'':10} minutes " + " ".join(f"{what.split()[0]:>8}" for what in found["seed 0"]))

@@ -16,8 +16,8 @@ from tinygpt.optim import (
     Muon,
     build_optimizers,
     constant_linear,
-    kinds,
-    orthogonal,
+    orthogonalize,
+    parameter_groups,
     set_lr_scale,
     warmup_cosine,
 )
@@ -62,7 +62,7 @@ def close(ours, theirs, **how):
         torch.testing.assert_close(a.detach(), b.detach(), **how)
 
 
-# orthogonal
+# orthogonalize
 
 
 def quintic(s, rounds):
@@ -75,26 +75,26 @@ def quintic(s, rounds):
     st.lists(st.integers(1, 3), max_size=2), st.integers(1, 9), st.integers(1, 9), st.integers(0, 6), st.integers(0, 99)
 )
 @settings(deadline=None)
-def test_orthogonal_changes_strengths_alone_and_as_its_polynomial_says(batch, rows, columns, rounds, seed):
+def test_orthogonalize_changes_singular_values_alone_and_as_its_polynomial_says(batch, rows, columns, rounds, seed):
     torch.manual_seed(seed)
     G = torch.randn(*batch, rows, columns, dtype=torch.float64) * 10 ** torch.randint(-3, 4, ()).double()
     U, s, Vt = torch.linalg.svd(G, full_matrices=False)
     s = quintic(s / s.norm(dim=-1, keepdim=True), rounds)
-    torch.testing.assert_close(orthogonal(G, rounds), U * s[..., None, :] @ Vt, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(orthogonalize(G, rounds), U * s[..., None, :] @ Vt, rtol=1e-6, atol=1e-8)
 
 
-def test_orthogonal_makes_strengths_nearly_equal_by_itself():
+def test_orthogonalize_makes_singular_values_nearly_equal_by_itself():
     torch.manual_seed(0)
-    even = torch.linalg.svdvals(orthogonal(torch.randn(4, 96, 32)))
+    even = torch.linalg.svdvals(orthogonalize(torch.randn(4, 96, 32)))
     assert 0.65 < even.min() and even.max() < 1.25
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_orthogonal_keeps_kind_and_argument_and_survives_zeros(dtype):
+def test_orthogonalize_keeps_dtype_and_argument_and_survives_zeros(dtype):
     G = torch.randn(3, 4, 6).to(dtype)
     G[1] = 0
     before = G.clone()
-    even = orthogonal(G)
+    even = orthogonalize(G)
     assert even.dtype == dtype and even.shape == G.shape and G.equal(before)
     assert even.isfinite().all() and (even[1] == 0).all() and (even[0] != 0).any()
 
@@ -155,7 +155,7 @@ def test_equal_shapes_are_made_orthogonal_in_one_go(monkeypatch):
     import tinygpt.optim
 
     seen = []
-    monkeypatch.setattr(tinygpt.optim, "orthogonal", lambda x: seen.append(tuple(x.shape)) or x)
+    monkeypatch.setattr(tinygpt.optim, "orthogonalize", lambda x: seen.append(tuple(x.shape)) or x)
     params = matrices(SHAPES)
     push(params, Muon(params, 0.05), 1)
     assert sorted(seen) == [(1, 1, 5), (1, 5, 1), (1, 8, 12), (2, 8, 8), (2, 12, 8)]
@@ -206,8 +206,8 @@ def test_muon_takes_over_the_state_of_torchs(in_float32):
 @pytest.mark.parametrize(
     "shape, options, said",
     [
-        ((4,), {}, r"shape \(4,\) is none: give it to AdamW"),
-        ((2, 3, 4), {}, r"shape \(2, 3, 4\) is none"),
+        ((4,), {}, r"has the shape \(4,\): give it to AdamW"),
+        ((2, 3, 4), {}, r"has the shape \(2, 3, 4\)"),
         ((2, 3), {"lr": -0.1}, "lr=-0.1 should be a number, 0 or more"),
         ((2, 3), {"lr": math.nan}, "lr=nan should be"),
         ((2, 3), {"lr": "0.1"}, r"lr=.0\.1. should be a number, 0 or more"),
@@ -225,7 +225,7 @@ def test_muon_refuses_with_a_sentence(shape, options, said):
             optimizer.add_param_group({"params": [nn.Parameter(torch.ones(shape))]} | options)
 
 
-# who gets what
+# which parameter gets which optimizer
 
 
 @pytest.mark.parametrize("preset", ["modern", "gpt2"])
@@ -234,11 +234,12 @@ def test_muon_refuses_with_a_sentence(shape, options, said):
 def test_each_parameter_is_of_one_kind(preset, tied, bias):
     model = small(preset, tied=tied, bias=bias)
     names = {id(p): name for name, p in model.named_parameters()}
-    found = {kind: sorted(names[id(p)] for p in params) for kind, params in kinds(model).items()}
-    assert list(found) == ["matrices", "tables", "vectors"]
+    found = {kind: sorted(names[id(p)] for p in params) for kind, params in parameter_groups(model).items()}
+    assert list(found) == ["matrices", "embeddings", "vectors"]
     assert sorted(chain.from_iterable(found.values())) == sorted(names.values())
-    tables = {"embed.weight"} | ({"place.weight"} if preset == "gpt2" else set()) | (set() if tied else {"head.weight"})
-    assert set(found["tables"]) == tables
+    learned_positions, head = {"position_embedding.weight"}, {"lm_head.weight"}
+    embeddings = {"embed.weight"} | (learned_positions if preset == "gpt2" else set()) | (set() if tied else head)
+    assert set(found["embeddings"]) == embeddings
     parts = "query", "key", "value", "proj", "up", "down", "gate"
     assert all(name.split(".")[-2] in parts and name.endswith("weight") for name in found["matrices"])
     assert len(found["matrices"]) == 2 * (7 if preset == "modern" else 6)
@@ -266,7 +267,7 @@ def test_build_optimizers_gives_each_kind_its_own():
     assert all(group["betas"] == (0.7, 0.8) for group in optimizers[1].param_groups)
     found = groups_of(model, optimizers)
     assert found["blocks.1.mlp.up.weight"] == (Muon, 0.1, 0.4)
-    for table in "embed.weight", "place.weight", "head.weight":
+    for table in "embed.weight", "position_embedding.weight", "lm_head.weight":
         assert found[table] == (torch.optim.AdamW, 0.2, 0.4)
     for vector in "norm.weight", "norm.bias", "blocks.0.mlp.up.bias", "blocks.0.attention_norm.weight":
         assert found[vector] == (torch.optim.AdamW, 0.3, 0.0)
@@ -275,7 +276,7 @@ def test_build_optimizers_gives_each_kind_its_own():
     assert all(group["betas"] == (0.7, 0.8) for group in optimizers[0].param_groups)
     found = groups_of(model, optimizers)
     assert found["blocks.1.mlp.up.weight"] == (torch.optim.AdamW, 0.1, 0.4)
-    assert found["head.weight"][1:] == (0.2, 0.4) and found["norm.weight"][1:] == (0.3, 0.0)
+    assert found["lm_head.weight"][1:] == (0.2, 0.4) and found["norm.weight"][1:] == (0.3, 0.0)
 
 
 def test_what_is_left_open_is_filled_in():
@@ -291,7 +292,7 @@ def test_what_is_left_open_is_filled_in():
 
 
 @OPTIMIZERS
-def test_matrices_and_tables_decay_and_vectors_do_not(optimizer):
+def test_matrices_and_embeddings_decay_and_vectors_do_not(optimizer):
     model = small("gpt2", tied=False)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for p in model.parameters():
@@ -306,7 +307,7 @@ def test_matrices_and_tables_decay_and_vectors_do_not(optimizer):
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"optimizer": "adam"}, "no optimizer 'adam': choose 'muon' or 'adamw'"),
+        ({"optimizer": "adam"}, "optimizer='adam' should be 'muon' or 'adamw'"),
         ({"lr": -1}, "lr=-1 should be a number, 0 or more"),
         ({"embedding_lr": -0.1}, "embedding_lr=-0.1 should be"),
         ({"vector_lr": math.inf, "optimizer": "adamw"}, "vector_lr=inf should be"),
@@ -377,11 +378,11 @@ def test_a_run_of_one_step_moves(schedule):
     assert schedule(0, 1) == 1 / 20 and schedule(0, 1, warmup=0) > 0 and schedule(0, 1, warmup=1) == 1
 
 
-# pace
+# set_lr_scale
 
 
 @OPTIMIZERS
-def test_set_pace_is_a_share_of_the_first_rate_however_often(optimizer):
+def test_set_lr_scale_is_a_fraction_of_the_first_rate_however_often(optimizer):
     model = small()
     optimizers = build_optimizers(model, optimizer, 0.1, 0.2, 0.3)
     names = "blocks.0.mlp.up.weight", "embed.weight", "norm.weight"

@@ -1,7 +1,6 @@
 """The model that comes with the package, its card, and the records of the recipe that made it."""
 
 import csv
-import json
 import re
 
 import numpy as np
@@ -9,18 +8,21 @@ import pytest
 import safetensors
 import torch
 import transformers
+import yaml
 from conftest import ROOT
 
-from tinygpt import corpus, encode_corpus, evaluate, validation_batches, load, skill_accuracy, the_tokenizer
+from tinygpt import corpus, encode_corpus, evaluate, load, skill_accuracy, the_tokenizer, validation_batches
 from tinygpt.gpt import GPTConfig
-from tinygpt.world.skills import CHANCE
 from tinygpt.io.log import read_records
+from tinygpt.io.runs import read_settings
 from tinygpt.io.tokenizer_files import to_json
+from tinygpt.io.weights import list_weights
+from tinygpt.presets import ASSETS, TRAINED
 from tinygpt.sample import sample_tales
 from tinygpt.show.training import smooth
-from tinygpt.training import RECIPE, TRAINED
-from tinygpt.world.judging import floor_of, possible
-from tinygpt.io.weights import list_weights
+from tinygpt.training import RECIPE, TrainConfig
+from tinygpt.world.judging import floor_of, valid_fraction
+from tinygpt.world.skills import CHANCE
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def test_it_is_small_and_good_at_tales():
     skills = skill_accuracy(model, tok, tales)
     assert set(skills) == set(CHANCE) and min(skills.values()) > 0.9
     told = sample_tales(model, tok, n=100, seed=1)
-    assert 0.1 < possible(told) < 0.8 and len(set(told) - set(tales.train)) > 90
+    assert 0.1 < valid_fraction(told) < 0.8 and len(set(told) - set(tales.train)) > 90
 
 
 def test_transformers_reads_it():
@@ -59,6 +61,7 @@ def test_transformers_reads_it():
 
 def test_the_records_are_of_the_recipe_and_the_band_is_theirs(logs):
     assert list(logs) == [*(f"seed {seed}" for seed in range(8)), "unprimed"]
+    assert read_settings(TRAINED / "train.yaml") == vars(RECIPE)
     for rows in logs.values():
         assert [int(row["step"]) for row in rows] == list(range(1, RECIPE.steps + 1))
         tested = [int(row["step"]) for row in rows if row["val_loss"]]
@@ -69,6 +72,8 @@ def test_the_records_are_of_the_recipe_and_the_band_is_theirs(logs):
     np.testing.assert_allclose(table[:, 2], curves.max(0), atol=1e-3)
     log = read_records(TRAINED)
     np.testing.assert_allclose([r.loss for r in log], [float(row["loss"]) for row in logs["seed 0"]], atol=1e-4)
+    valid = [float(row["valid_fraction"]) for row in logs["seed 0"] if row["valid_fraction"]]
+    np.testing.assert_allclose([r.valid_fraction for r in log if r.val_loss is not None], valid, atol=1e-4)
 
 
 def test_every_seed_comes_close_to_the_floor_and_the_head_start_is_worth_it(logs):
@@ -88,15 +93,12 @@ def test_the_card_says_what_is_there():
         what: [float(number) for number in numbers]
         for what, *numbers in re.findall(r"^\| ([\w ]+?) \| ([\d.]+)%? \| ([\d.]+)%? \|$", card, re.M)
     }
-    gaps, tales = rows.pop("gap to the floor"), rows.pop("possible tales")
+    gaps, tales = rows.pop("gap to the floor"), rows.pop("valid tales")
     assert max(gaps) < 0.15 and min(tales) > 0
     assert set(rows) == set(CHANCE) and min(map(min, rows.values())) >= 90  # seed 0, the worst of eight
 
 
 def test_tiny_is_the_recipe():
-    from tinygpt.cli import complete, config_file, read_settings
-
-    settings = complete(read_settings(config_file("tiny")))
-    assert settings["train"] == json.loads(json.dumps(vars(RECIPE))) and settings["prime"]
-    shape = {name: value for name, value in settings["model"].items() if name != "preset"}
-    assert GPTConfig(vocab_size=1024, **shape) == GPTConfig.named("tiny")
+    settings = yaml.safe_load((ASSETS / "configs" / "tiny.yaml").read_text())
+    assert TrainConfig(**settings["train"]) == RECIPE and settings["prime"] and settings["text"] == "tales"
+    assert GPTConfig.named(settings["model"].pop("preset"), **settings["model"]) == GPTConfig.named("tiny")

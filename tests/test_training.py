@@ -1,5 +1,6 @@
 """Training: equal to a loop by hand, resumed to the bit, and nothing lost whatever goes wrong."""
 
+import csv
 import json
 import math
 import os
@@ -15,16 +16,22 @@ import pytest
 import torch
 
 from tinygpt import training
+from tinygpt.data import Windows, validation_batches
+from tinygpt.engine import clock
+from tinygpt.engine.prime import prime
+from tinygpt.gpt import GPT, GPTConfig
 from tinygpt.io import weights
 from tinygpt.io.checkpoints import load
-from tinygpt.data import Windows, validation_batches
 from tinygpt.io.corpus import corpus
+from tinygpt.io.log import Record, read_records
 from tinygpt.io.tokens import encode_corpus
-from tinygpt.gpt import GPT, GPTConfig
+from tinygpt.sample import continue_text, sample_tales
+from tinygpt.show import progress
+from tinygpt.show.training import training_plot
 from tinygpt.tokenizer import CharTokenizer
-from tinygpt.io.log import read_log
-from tinygpt.io.log import Record
-from tinygpt.training import Diverged, TrainConfig, train, validate
+from tinygpt.training import RECIPE, Diverged, Run, TrainConfig, train, training_steps, validate
+from tinygpt.world.judging import valid_fraction
+from tinygpt.world.skills import CHANCE
 
 TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))
 
@@ -77,7 +84,8 @@ def test_it_is_the_loop_one_would_write_by_hand(lesson, schedule):
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, 0.003, betas=(0.9, 0.98))
-    windows, val = Windows(encode_corpus(text.train, tok), 32, 2), validation_batches(encode_corpus(text.val, tok), 32, 2)
+    windows = Windows(encode_corpus(text.train, tok), 32, 2)
+    val = validation_batches(encode_corpus(text.val, tok), 32, 2)
     for step, record in enumerate(records):
         loss = model.loss(*windows[step])
         loss.backward()
@@ -85,17 +93,17 @@ def test_it_is_the_loop_one_would_write_by_hand(lesson, schedule):
         for p in model.parameters():
             p.grad *= min(1, 0.5 / norm)
         if schedule == "linear":
-            share = min((step + 1) / 4, 1, (12 - step) / 6)
+            lr_scale = min((step + 1) / 4, 1, (12 - step) / 6)
         else:
-            share = min((step + 1) / 4, (1 + math.cos(math.pi * max(0, step - 3) / 9)) / 2)
+            lr_scale = min((step + 1) / 4, (1 + math.cos(math.pi * max(0, step - 3) / 9)) / 2)
         for group in adamw.param_groups:
-            group["lr"] = 0.003 * share
+            group["lr"] = 0.003 * lr_scale
         adamw.step()
         adamw.zero_grad()
         assert record.step == step + 1 and record.steps == 12
         assert record.loss == pytest.approx(loss.item(), rel=1e-4)
         assert record.grad_norm == pytest.approx(norm.item(), rel=1e-3)
-        assert record.share == pytest.approx(share)
+        assert record.lr_scale == pytest.approx(lr_scale)
     for p, q in zip(got.parameters(), model.parameters()):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
     assert [record.step for record in records if record.val_loss is not None] == [5, 10, 12]
@@ -122,14 +130,21 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(lesson, tmp_path, optimizer, 
         run(lesson, config, out=tmp_path, consumers=[stop_at(last)])
     model = new(lesson[1])
     torch.nn.init.zeros_(model.embed.weight)  # what it was does not matter
-    if last < 3:  # before the first checkpoint: nothing to go on with, and it says so by beginning again
+    if last < 3:  # before the first checkpoint: nothing to resume from, so the run starts again
         model = new(lesson[1])
-    again, rest = run(lesson, config, model, out=tmp_path, resume=True)
-    first = last // 3 * 3
-    assert losses(rest) == losses(records[first:]) and same(whole, again)
-    assert [int(row["step"]) for row in read_log(tmp_path / "log.csv")] == list(range(1, 13))
-    assert [float(row["loss"]) for row in read_log(tmp_path / "log.csv")] == [record.loss for record in records]
+    made = []
+    again, history = run(lesson, config, model, out=tmp_path, resume=True, consumers=[made.append])
+    assert losses(history) == losses(records) and same(whole, again)
+    assert losses(made) == losses(records[last // 3 * 3 :])  # the steps after the newest checkpoint
+    assert read_records(tmp_path) == history
     assert same(load(tmp_path)[0], whole)
+
+
+def test_a_finished_run_that_is_resumed_returns_its_history(lesson, tmp_path):
+    model, records = run(lesson, out=tmp_path)
+    made = []
+    again, history = run(lesson, out=tmp_path, resume=True, consumers=[made.append])
+    assert history == records and not made and same(model, again)
 
 
 def test_the_best_is_kept_beside_the_last(lesson, tmp_path, monkeypatch):
@@ -152,9 +167,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(lesson, tmp_path
     raw = bytearray(newest.read_bytes())
     raw[-5] ^= 4
     newest.write_bytes(raw)
-    with pytest.warns(UserWarning, match="00000009.*checksum.*goes on from the checkpoint before it"):
-        again, rest = run(lesson, out=tmp_path, resume=True)
-    assert losses(rest) == losses(records[6:]) and same(whole, again)
+    made = []
+    with pytest.warns(UserWarning, match="00000009.*checksum.*resumes from the checkpoint before it"):
+        again, history = run(lesson, out=tmp_path, resume=True, consumers=[made.append])
+    assert losses(made) == losses(records[6:]) and losses(history) == losses(records) and same(whole, again)
     for path in (tmp_path / "state").glob("*.json"):
         path.write_text("{")
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="no checkpoint.*can be read"):
@@ -198,8 +214,7 @@ def test_killed_fifty_times_at_random_instants_it_goes_on_to_the_bit(lesson, tmp
                 kills += 1
                 continue
             assert same(load(folder)[0], whole)
-            rows = read_log(folder / "log.csv")
-            assert [(int(row["step"]), float(row["loss"])) for row in rows] == [(r.step, r.loss) for r in records]
+            assert losses(read_records(folder)) == losses(records)
             finished += 1
             if kills == 50:
                 break
@@ -218,8 +233,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(lesson, tmp_path, capsys):
     assert first[-1].step == 5
     said = capsys.readouterr().out
     assert "stopped after step 5 of 12" in said and str(tmp_path) in said and "resume=True" in said
-    again, rest = run(lesson, out=tmp_path, resume=True)
-    assert losses(first + rest) == losses(records) and same(whole, again)
+    made = []
+    again, history = run(lesson, out=tmp_path, resume=True, consumers=[made.append])
+    assert losses(first + made) == losses(history) == losses(records) and same(whole, again)
 
 
 def test_a_loss_that_is_no_number_ends_it_and_the_last_good_state_is_kept(lesson, tmp_path):
@@ -235,7 +251,7 @@ def test_a_loss_that_is_no_number_ends_it_and_the_last_good_state_is_kept(lesson
         run(lesson, model=model, out=tmp_path, consumers=[poison])
     kept, _ = load(tmp_path)
     assert all(kept.state_dict()[name].equal(p) for name, p in poison.good.items())
-    assert read_log(tmp_path / "log.csv")[-1]["step"] == "7"
+    assert read_records(tmp_path)[-1].step == 7
 
 
 def test_two_runs_cannot_write_into_one_folder(lesson, tmp_path):
@@ -251,7 +267,7 @@ def test_two_runs_cannot_write_into_one_folder(lesson, tmp_path):
     assert "another run is writing" in said[0] and str(tmp_path) in said[0]
     with pytest.raises(ValueError, match="has a run already.*resume=True"):
         run(lesson, out=tmp_path)
-    with pytest.raises(ValueError, match="begun with batch_size=2"):
+    with pytest.raises(ValueError, match="started with batch_size=2"):
         run(lesson, replace(CONFIG, batch_size=3), out=tmp_path, resume=True)
 
 
@@ -268,8 +284,10 @@ def test_a_full_disk_is_said_and_nothing_is_lost(lesson, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="cannot be written in .*No space left on device.*make room"):
         run(lesson, out=tmp_path)
     monkeypatch.setattr(os, "fsync", real)
-    again, rest = run(lesson, out=tmp_path, resume=True)
-    assert rest[0].step > 1 and losses(rest) == losses(records[rest[0].step - 1 :]) and same(whole, again)
+    made = []
+    again, history = run(lesson, out=tmp_path, resume=True, consumers=[made.append])
+    assert made[0].step > 1 and losses(made) == losses(records[made[0].step - 1 :])
+    assert losses(history) == losses(records) and same(whole, again)
 
 
 def test_a_folder_that_cannot_be_made_is_named(lesson, tmp_path):
@@ -278,36 +296,84 @@ def test_a_folder_that_cannot_be_made_is_named(lesson, tmp_path):
         run(lesson, out=tmp_path / "file" / "run")
 
 
+def slow_steps(monkeypatch, seconds):
+    "A clock on which step number `step`, counted from 0, takes seconds(step); returns the time, in a list."
+    time = [0.0]
+    monkeypatch.setattr(clock, "perf_counter", lambda: time[0])
+    read_batch = Windows.__getitem__
+
+    def slow_batch(self, step):
+        time[0] += seconds(step)
+        return read_batch(self, step)
+
+    monkeypatch.setattr(Windows, "__getitem__", slow_batch)
+    return time
+
+
 def test_minutes_end_on_time_at_any_speed(lesson, monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(training, "perf_counter", lambda: clock[0])
-    real = training.Run.lesson
-
-    def slow(self):
-        clock[0] += 0.5 if self.step < 30 else 1.0  # after a while the machine has other things to do
-        return real(self)
-
-    monkeypatch.setattr(training.Run, "lesson", slow)
+    time = slow_steps(monkeypatch, lambda step: 0.5 if step < 30 else 1.0)  # then the machine has other things to do
     _, records = run(lesson, replace(CONFIG, steps=None, minutes=1, warmup=3))
-    assert clock[0] == pytest.approx(60, abs=1.5) and len(records) == pytest.approx(75, abs=2)
-    assert records[-1].share < 0.1 and max(record.share for record in records) == 1
+    assert time[0] == pytest.approx(60, abs=1.5) and len(records) == pytest.approx(75, abs=2)
+    assert records[-1].lr_scale < 0.1 and max(record.lr_scale for record in records) == 1
     assert abs(records[0].steps - 120) <= 2
 
 
-def test_a_run_by_minutes_ends_with_an_examination_however_long_its_steps_take(lesson, monkeypatch):
-    clock, chance = [0.0], random.Random(0)
-    monkeypatch.setattr(training, "perf_counter", lambda: clock[0])
+def test_a_slow_first_step_does_not_count_in_the_plan_once_there_are_others(lesson, monkeypatch):
+    time = slow_steps(monkeypatch, lambda step: 0.5 if step else 10.0)
+    _, records = run(lesson, replace(CONFIG, steps=None, minutes=0.5, warmup=3))
+    assert [record.steps for record in records[:3]] == [3, 41, 41]  # 10 s, and then 20 s of half a second each
+    assert time[0] == pytest.approx(30, abs=0.5) and len(records) == 41
 
-    def lesson_of_any_length(self):
-        clock[0] += chance.uniform(0.5, 1.5)
-        return self.model.embed.weight.square().mean(), 1
 
-    monkeypatch.setattr(training.Run, "lesson", lesson_of_any_length)
+def test_a_resumed_run_by_minutes_ends_on_time_as_well(lesson, tmp_path, monkeypatch):
+    time = slow_steps(monkeypatch, lambda step: 0.5)
+    config = replace(CONFIG, steps=None, minutes=0.25, warmup=3)
+    with pytest.raises(RuntimeError):
+        run(lesson, config, out=tmp_path, consumers=[stop_at(12)])
+    time[0] = 1000.0
+    _, records = run(lesson, config, out=tmp_path, resume=True)
+    assert [record.step for record in records] == list(range(1, 31)) and records[-1].seconds == 15
+    assert time[0] == 1000 + 18 * 0.5
+
+
+def test_a_run_by_minutes_ends_with_an_evaluation_however_long_its_steps_take(lesson, monkeypatch):
+    chance = random.Random(0)
+    time = slow_steps(monkeypatch, lambda step: chance.uniform(0.5, 1.5))
     monkeypatch.setattr(training, "validate", lambda *_: 1.0)
     for minutes in [0.1 + 0.005 * i for i in range(30)]:
         _, records = run(lesson, replace(CONFIG, steps=None, minutes=minutes, eval_every=1000))
         assert records[-1].val_loss == 1.0 and records[-1].step == records[-1].steps
-        assert clock[0] > 0 and [record.step for record in records] == list(range(1, len(records) + 1))
+        assert time[0] > 0 and [record.step for record in records] == list(range(1, len(records) + 1))
+
+
+def test_tokens_per_second_count_the_step_alone(lesson, monkeypatch):
+    text, tok = lesson
+    time = slow_steps(monkeypatch, lambda step: 0.5)
+
+    def evaluate():
+        time[0] += 100.0
+        return {"val_loss": 1.0}
+
+    windows = Windows(encode_corpus(text.train, tok), 32, 2)
+    records = list(training_steps(Run(new(tok), windows, replace(CONFIG, steps=3, eval_every=2)), evaluate))
+    assert [record.tokens_per_second for record in records] == [2 * 32 / 0.5] * 3
+    assert [record.seconds for record in records] == [0.5, 101.0, 201.5]
+
+
+def masked_out(batch):
+    "The same batch, in which nothing counts."
+    ids, targets, mask = batch
+    return ids, targets, torch.zeros_like(mask)
+
+
+def test_a_batch_in_which_nothing_counts_leaves_the_validation_loss_as_it_is(lesson):
+    text, tok = lesson
+    model, val = new(tok).eval(), list(validation_batches(encode_corpus(text.val, tok), 32, 2))
+    assert model.loss(*masked_out(val[0])).item() == 0
+    assert validate(model, [*val, masked_out(val[0])], most=100) == pytest.approx(validate(model, val, most=100))
+    assert math.isfinite(validate(model, [masked_out(val[0])]))
+    model.loss(*masked_out(val[0])).backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
 def test_epochs_are_as_many_steps_as_the_text_has(lesson):
@@ -326,8 +392,8 @@ REFUSED = [
     ({"steps": None, "minutes": "2"}, "minutes=.2. should be a number above 0"),
     ({"embedding_lr": -1}, "embedding_lr=-1 should be a number, 0 or more"),
     ({"warmup": -1}, "warmup=-1"),
-    ({"schedule": "step"}, "'step'.*linear, cosine"),
-    ({"dtype": "float16"}, "'float16'.*float32, bfloat16"),
+    ({"schedule": "step"}, "schedule='step' should be 'linear' or 'cosine'"),
+    ({"dtype": "float16"}, "dtype='float16' should be 'float32' or 'bfloat16'"),
     ({"optimizer": "sgd"}, "'sgd'.*'muon'.*'adamw'"),
     ({"lr": -1.0}, "lr=-1.0"),
 ]
@@ -350,6 +416,7 @@ def test_elsewhere_than_in_a_terminal_progress_is_lines(lesson, capsys):
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert [line.split(",")[0] for line in lines] == ["step 5 of 12", "step 10 of 12", "step 12 of 12"]
+    assert all(", loss " in line and ", val loss " in line for line in lines)
     assert "\r" not in said.out + said.err and "\x1b" not in said.out + said.err
 
 
@@ -358,13 +425,12 @@ def test_the_bar_of_a_notebook_is_as_long_as_the_plan_says(monkeypatch):
     import tqdm.notebook
 
     monkeypatch.setattr(tqdm.auto, "tqdm", tqdm.notebook.tqdm)
-    monkeypatch.setattr(training, "in_notebook", lambda: True)
-    progress = training.Progress()
-    for step, steps in (5, 40), (6, 50), (7, 44):  # resumed after step 4, by minutes
-        progress(Record(step, steps, 1.0, 1.0, 1.0, 1, 1.0, 1.0))
-        bar = progress.bar.container.children[1]
+    shown = progress.ProgressBar(4, 30)  # resumed after step 4, by minutes
+    for step, steps in (5, 40), (6, 50), (7, 44):
+        shown(Record(step, steps, 1.0, 1.0, 1.0, 1, 1.0, 1.0))
+        bar = shown.bar.container.children[1]
         assert (bar.value, bar.max) == (step, steps)
-    progress.bar.close()
+    shown.bar.close()
 
 
 def test_skills_are_measured_where_the_corpus_has_them(tmp_path):
@@ -374,7 +440,8 @@ def test_skills_are_measured_where_the_corpus_has_them(tmp_path):
     model = new(tok, block_size=256)
     records = train(model, tok, corpus("tales"), replace(CONFIG, steps=2, eval_every=2), tmp_path, progress=False)
     assert set(records[-1].skills) == {"name", "pronoun", "color", "count", "copy", "quote"}
-    assert json.loads(read_log(tmp_path / "log.csv")[-1]["skills"]) == records[-1].skills
+    with open(tmp_path / "log.csv", newline="") as file:
+        assert json.loads(list(csv.DictReader(file))[-1]["skills"]) == records[-1].skills
 
 
 def test_tales_are_learned_with_a_tokenizer_that_has_no_end_as_well():
@@ -382,7 +449,7 @@ def test_tales_are_learned_with_a_tokenizer_that_has_no_end_as_well():
     tok = CharTokenizer.train([*tales.train, *tales.val, *tales.heldout])
     model = new(tok, n_layer=1, block_size=900)
     records = train(model, tok, tales, replace(CONFIG, steps=1), progress=False)
-    assert len(records[-1].skills) == 6 and records[-1].possible is None
+    assert len(records[-1].skills) == 6 and records[-1].valid_fraction is None
 
 
 def test_a_checkpoint_is_what_resuming_needs_and_two_stay(lesson, tmp_path):
@@ -399,14 +466,14 @@ def tiny_teller():
 
     torch.manual_seed(0)
     model = GPT(GPTConfig.modern(1024, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, block_size=40, tied=False))
-    torch.nn.init.normal_(model.head.weight, std=0.5)
+    torch.nn.init.normal_(model.lm_head.weight, std=0.5)
     return model, the_tokenizer()
 
 
-def test_own_tales_are_drawn_by_the_chances_that_the_model_gives():
+def test_sampled_tales_are_drawn_by_the_probabilities_that_the_model_gives():
     model, tok = tiny_teller()
     end, rng = tok.special_tokens["<|end|>"], torch.Generator().manual_seed(5)
-    model.head.weight.data[end] *= 2  # so that some end early
+    model.lm_head.weight.data[end] *= 2  # so that some end early
     ids = torch.full((6, 1), end)
     for _ in range(40):  # all of it read anew for each token
         with torch.no_grad():
@@ -415,16 +482,16 @@ def test_own_tales_are_drawn_by_the_chances_that_the_model_gives():
     rows = [row[1:] + [end] for row in ids.tolist()]
     wanted = [tok.decode(row[: row.index(end)]) for row in rows]
     model.train()
-    assert training.sample_tales(model, tok, n=6, seed=5) == wanted and model.training
+    assert sample_tales(model, tok, n=6, seed=5) == wanted and model.training
     assert len({len(tok.encode(tale)) for tale in wanted}) > 1
-    assert training.sample_tales(model, tok, n=6, seed=6) != wanted
+    assert sample_tales(model, tok, n=6, seed=6) != wanted
 
 
-def test_possible_is_the_share_that_the_source_can_write():
+def test_valid_fraction_is_that_of_tales_which_the_grammar_can_write():
     from tinygpt.tales import tale
 
     right = [tale(seed) for seed in range(6)]
-    assert training.possible(right) == 1 and training.possible([*right, "No.", right[0] + " No."]) == 6 / 8
+    assert valid_fraction(right) == 1 and valid_fraction([*right, "No.", right[0] + " No."]) == 6 / 8
 
 
 @pytest.mark.parametrize("shape", ["modern", "gpt2"])
@@ -432,7 +499,7 @@ def test_a_primed_model_looks_at_its_likes_and_passes_them_on(shape):
     torch.manual_seed(0)
     kv = {"n_kv_head": 2} if shape == "modern" else {}
     model = GPT(GPTConfig.named(shape, vocab_size=50, n_layer=2, n_head=4, n_embd=32, block_size=16, **kv))
-    training.prime(model)
+    prime(model)
     x, attention = torch.randn(7, 32), model.blocks[1].attention
     x[:, 0] = 0.0  # the number that all tokens share
     group = 4 // attention.key.weight.unflatten(0, (-1, 8)).shape[0]
@@ -445,33 +512,33 @@ def test_a_primed_model_looks_at_its_likes_and_passes_them_on(shape):
         torch.testing.assert_close(passed, x @ value.T @ value, rtol=1e-4, atol=1e-4)
     queries = attention.query.weight.unflatten(0, (4, 8))
     assert attention.key.weight.unflatten(0, (-1, 8)).equal(queries[::group])
-    ids, seen = torch.tensor([[3, 9, 27, 31, 9]]), []
+    ids, weights_out = torch.tensor([[3, 9, 27, 31, 9]]), []
     with torch.no_grad():
         loss = model.loss(ids, torch.tensor([[9, 27, 31, 9, 5]]))
-        model(ids, seen=seen)
-    weight = seen[1][0, ::group, -1].mean(0)
+        model(ids, weights_out=weights_out)
+    weight = weights_out[1][0, ::group, -1].mean(0)
     assert weight[[1, 4]].sum() > 0.6 and abs(loss - math.log(50)) < 1
 
 
 def test_the_first_head_of_a_primed_model_looks_one_back_whatever_it_reads():
     model = GPT(GPTConfig.modern(50, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, rope_base=1000.0))
-    training.prime(model)
-    seen = []
+    prime(model)
+    weights_out = []
     with torch.no_grad():
-        model(torch.randint(50, (3, 12)), seen=seen)
+        model(torch.randint(50, (3, 12)), weights_out=weights_out)
     strength, speed = 0.5 ** torch.arange(8.0), 1000 ** -(torch.arange(8.0) / 8)
     back = torch.arange(12.0)  # how far
     score = 4 * (strength / strength.sum()) @ torch.cos(speed[:, None] * (back - 1))
     for place in range(12):
         wanted = score[: place + 1].flip(0).softmax(0).expand(3, -1)
-        torch.testing.assert_close(seen[0][:, 0, place, : place + 1], wanted, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(weights_out[0][:, 0, place, : place + 1], wanted, rtol=1e-3, atol=1e-4)
     assert score.argmax() == 1
     attention = model.blocks[0].attention
     torch.testing.assert_close(attention.proj.weight[:, :16], 1.5 * attention.value.weight.T)
 
 
 def records_of(n, skills=True):
-    tested = {"val_loss": 1.5, "skills": dict.fromkeys(training.CHANCE, 0.75), "possible": 0.25}
+    tested = {"val_loss": 1.5, "skills": dict.fromkeys(CHANCE, 0.75), "valid_fraction": 0.25}
     return [
         Record(i, n, 4 / i, 1.0, 1.0, i, i, 1.0, **(tested if skills and i % 10 == 0 else {})) for i in range(1, n + 1)
     ]
@@ -479,7 +546,7 @@ def records_of(n, skills=True):
 
 def test_the_plot_shows_the_run_the_floor_the_band_and_the_skills():
     band = {"step": [1, 40], "low": [1.0, 0.5], "high": [3.0, 0.7]}
-    fig = training.training_plot({"one": records_of(40)}, 0.4, {"counting": 2.5}, band)
+    fig = training_plot({"one": records_of(40)}, 0.4, {"counting": 2.5}, band)
     loss, skills = fig.axes
     smoothed = [sum(4 / j for j in range(max(1, i - 19), i + 1)) / min(i, 20) for i in range(1, 41)]
     assert loss.lines[0].get_ydata() == pytest.approx(smoothed)
@@ -487,12 +554,15 @@ def test_the_plot_shows_the_run_the_floor_the_band_and_the_skills():
     said = {text.get_text() for ax in fig.axes for text in ax.texts}
     assert {"counting", "the floor: 0.400", "75%", "25%"} <= said
     assert any(set(line.get_ydata()) == {0.4} for line in loss.lines) and len(loss.collections) == 1
-    assert [label.get_text() for label in skills.get_yticklabels()] == [*training.CHANCE, "own tales"]
-    alphas = [bar.get_alpha() for bar in skills.patches[::4]]
-    known = [(0.75 - chance) / (1 - chance) for chance in training.CHANCE.values()] + [0.25]
-    assert alphas == pytest.approx([0.06 + 0.94 * share for share in known])
-    assert len(training.training_plot({"a": records_of(20), "b": records_of(30)}).axes) == 1
-    assert len(training.training_plot({"a": records_of(20, skills=False)}, 0.4).axes) == 1
+    assert [label.get_text() for label in skills.get_yticklabels()] == [*CHANCE, "valid tales"]
+    alphas = [bar.get_facecolor()[3] for bar in skills.patches[::4]]
+    known = [(0.75 - chance) / (1 - chance) for chance in CHANCE.values()] + [0.25]
+    assert alphas == pytest.approx([0.06 + 0.94 * fraction for fraction in known])
+    assert [(bar.get_x(), bar.get_width()) for bar in skills.patches[:4]] == [(0, 10), (10, 10), (20, 10), (30, 10)]
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["on track", "one", "validation"]
+    assert loss.get_ylabel() == "loss (nats per token)"
+    assert len(training_plot({"a": records_of(20), "b": records_of(30)}).axes) == 1
+    assert len(training_plot({"a": records_of(20, skills=False)}, 0.4).axes) == 1
 
 
 def test_the_live_plot_draws_anew_and_once_more_at_the_end(monkeypatch):
@@ -505,7 +575,7 @@ def test_the_live_plot_draws_anew_and_once_more_at_the_end(monkeypatch):
             drawn.append(data["text/plain"])
 
     monkeypatch.setattr(IPython.display, "display", lambda *_, **__: Handle())
-    live = training.LivePlot(records_of(40)[:10], every=0.0, floor=0.4)
+    live = progress.LivePlot(records_of(40)[:10], every=0.0, floor=0.4)
     for record in records_of(40)[10:13]:
         live(record)
     live.every = math.inf
@@ -519,9 +589,9 @@ def test_the_band_is_for_the_recipe_alone():
     tales, small = corpus("tales"), GPTConfig.named("tiny")
 
     def band(text=tales, shape=small, **changes):
-        return training.recorded_band(GPT(shape), replace(training.RECIPE, **changes), text)
+        return progress.recorded_band(GPT(shape), replace(RECIPE, **changes), text)
 
-    assert band(seed=3, save_every=7, eval_every=9) is not None and len(band()["low"]) == training.RECIPE.steps
+    assert band(seed=3, save_every=7, eval_every=9) is not None and len(band()["low"]) == RECIPE.steps
     assert (band()["low"] < band()["high"]).all()
     for other in {"lr": 0.01}, {"steps": 400}, {"shape": replace(small, n_layer=2)}, {"text": corpus("chats")}:
         assert band(**other) is None
@@ -531,8 +601,8 @@ def test_samples_are_shown_where_it_was_examined_and_change_nothing(lesson, caps
     text, tok = lesson
     model = new(tok)
     start, shown = tok.encode("1 and "), []
-    tell = training.show_samples(model, tok, start, n=15)
-    keep = lambda record: shown.append(training.continue_text(model, tok, start, 15, seed=record.step))
+    tell = progress.show_samples(model, tok, start, n=15)
+    keep = lambda record: shown.append(continue_text(model, tok, start, 15, seed=record.step))
     _, records = run(lesson, model=model, consumers=[tell, keep])
     said = capsys.readouterr().out.splitlines()
     assert said == [f"step {step}: {shown[step - 1]}" for step in (5, 10, 12)]
@@ -540,7 +610,7 @@ def test_samples_are_shown_where_it_was_examined_and_change_nothing(lesson, caps
     assert losses(records) == losses(run(lesson)[1])
 
 
-def test_what_is_written_ends_where_a_text_ends_and_begins_anywhere():
+def test_continued_text_ends_where_a_text_ends_and_begins_anywhere():
     from tinygpt.tales import the_tokenizer
 
     tok = the_tokenizer()
@@ -548,25 +618,25 @@ def test_what_is_written_ends_where_a_text_ends_and_begins_anywhere():
     model = new(tok, dropout=0.0, block_size=8)
     with torch.no_grad():  # all logits are 0, so any token may come
         model.norm.weight.zero_()
-    long = training.continue_text(model.train(), tok, [end, *range(40)], n=30)
+    long = continue_text(model.train(), tok, [end, *range(40)], 30)
     assert long.startswith(tok.decode(range(40))) and len(long) > len(tok.decode(range(40))) and model.training
     sure = lambda ids: torch.nn.functional.one_hot(torch.full(ids.shape, end), tok.vocab_size) * 100.0
     model.forward = sure
-    assert training.continue_text(model, tok, [end, 40], n=30) == tok.decode([40])
+    assert continue_text(model, tok, [end, 40], 30) == tok.decode([40])
 
 
 def test_control_characters_are_not_printed():
-    assert training.printable("a\x1b[2J\tb\nc\x9b\x00") == "a\ufffd[2J\tb\nc\ufffd\ufffd"
+    assert progress.printable("a\x1b[2J\tb\nc\x9b\x00") == "a\ufffd[2J\tb\nc\ufffd\ufffd"
 
 
 def test_a_log_is_read_as_it_was_written(lesson, tmp_path):
     _, records = run(lesson, out=tmp_path)
-    assert training.read_records(tmp_path) == records
+    assert read_records(tmp_path) == records
 
 
 def test_tensorboard_gets_every_number(lesson, tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    _, records = run(lesson, consumers=[training.to_tensorboard(tmp_path)])
+    _, records = run(lesson, consumers=[progress.to_tensorboard(tmp_path)])
     read = event_accumulator.EventAccumulator(str(tmp_path))
     read.Reload()
     assert [e.step for e in read.Scalars("loss")] == [r.step for r in records]
@@ -577,7 +647,7 @@ def test_tensorboard_gets_every_number(lesson, tmp_path):
 def test_weights_and_biases_keeps_it_on_this_machine_when_offline(lesson, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    _, records = run(lesson, consumers=[training.to_wandb(project="test", mode="offline", dir=str(tmp_path))])
+    _, records = run(lesson, consumers=[progress.to_wandb(project="test", mode="offline", dir=str(tmp_path))])
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     end = time.monotonic() + 60  # its process writes when it comes to it
     while b"val_loss" not in file.read_bytes() and time.monotonic() < end:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import guard
 
-# %% ../nbs/09_optim.ipynb #kinds-export
+# %% ../nbs/09_optim.ipynb #parameter-groups
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     "A model's parameters by kind, each once: matrices of its blocks, embeddings (and lm_head), vectors."
     in_blocks = set(model.blocks.parameters())
@@ -25,7 +25,7 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
         groups[kind].append(p)
     return groups
 
-# %% ../nbs/09_optim.ipynb #orthogonal-export
+# %% ../nbs/09_optim.ipynb #orthogonalize
 def orthogonalize(
     matrices: Tensor,  # (..., rows, columns)
     steps: int = 5,
@@ -40,7 +40,7 @@ def orthogonalize(
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
     return (x.mT if tall else x).to(matrices.dtype)
 
-# %% ../nbs/09_optim.ipynb #check-group
+# %% ../nbs/09_optim.ipynb #same-shape
 def same_shape(params: Iterable[Tensor]) -> list[list[Tensor]]:
     "The parameters that have a gradient, in lists of equal shape, dtype and device."
     stacks: dict[tuple, list[Tensor]] = {}
@@ -49,7 +49,7 @@ def same_shape(params: Iterable[Tensor]) -> list[list[Tensor]]:
             stacks.setdefault((p.shape, p.dtype, p.device), []).append(p)
     return list(stacks.values())
 
-# %% ../nbs/09_optim.ipynb #muon-export
+# %% ../nbs/09_optim.ipynb #muon-class
 class Muon(torch.optim.Optimizer):
     "The Muon optimizer: momentum, orthogonalized, for the matrices inside a network."
 
@@ -83,7 +83,7 @@ class Muon(torch.optim.Optimizer):
                 for p, update in zip(params, updates):
                     p.mul_(1 - lr * decay).sub_(update, alpha=lr * max(1, rows / columns) ** 0.5)
 
-# %% ../nbs/09_optim.ipynb #build-export
+# %% ../nbs/09_optim.ipynb #build-optimizers
 LEARNING_RATES = {  # of matrices, embeddings and vectors
     "muon": (0.015, 0.02, 0.01),
     "adamw": (0.003, 0.01, 0.01),
@@ -104,14 +104,13 @@ def build_optimizers(
     guard.rates(lr=lr, embedding_lr=embedding_lr, vector_lr=vector_lr, weight_decay=weight_decay)
     defaults = (lr, lr, lr) if optimizer == "adamw" and lr is not None else LEARNING_RATES[optimizer]
     rates = [default if rate is None else rate for rate, default in zip((lr, embedding_lr, vector_lr), defaults)]
-    decays = weight_decay, weight_decay, 0.0
-    matrices, *others = [{"params": params, "lr": rate, "weight_decay": decay}
-                         for params, rate, decay in zip(parameter_groups(model).values(), rates, decays)]
+    settings = zip(parameter_groups(model).values(), rates, (weight_decay, weight_decay, 0.0))
+    matrices, *others = [{"params": params, "lr": rate, "weight_decay": decay} for params, rate, decay in settings]
     if optimizer == "adamw":
         return [torch.optim.AdamW([matrices, *others], betas=betas, fused=True)]
     return [Muon([matrices], rates[0], momentum), torch.optim.AdamW(others, betas=betas, fused=True)]
 
-# %% ../nbs/09_optim.ipynb #schedule-export
+# %% ../nbs/09_optim.ipynb #schedules
 def warmup_cosine(
     step: int,  # counted from 0
     steps: int,  # of the whole run
@@ -133,7 +132,7 @@ def constant_linear(
     decayed = max(0, steps - step) / max(1, (1 - hold) * steps)
     return min((step + 1) / max(1, warmup), 1, decayed)
 
-# %% ../nbs/09_optim.ipynb #pace-export
+# %% ../nbs/09_optim.ipynb #set-lr-scale
 def set_lr_scale(optimizers: Sequence[torch.optim.Optimizer], lr_scale: float):
     "Set every learning rate to this fraction of the rate that its group was built with."
     for optimizer in optimizers:

@@ -301,11 +301,11 @@ class _Given:
 def _why_not(name: str, p: Tensor, right: str) -> str:
     "What a parameter is, and why that matters."
     if name == "embed.weight":
-        return "It is a table, a row for each token. Muon would mix the rows of all tokens, for it sees only a matrix."
-    if name == "place.weight":
-        return "It is a table as well, a row for each position."
-    if name == "head.weight":
-        return "The head is a table as well, a row for each token, and stands outside of the blocks."
+        return "It is an embedding, a row for each token. Muon would mix the rows of all tokens, for it sees only a matrix."
+    if name == "position_embedding.weight":
+        return "It is an embedding as well, a row for each position."
+    if name == "lm_head.weight":
+        return "lm_head counts as an embedding: it has a row for each token, and stands outside of the blocks."
     if name.endswith(".bias"):
         return "It is a bias: one number for each output. Whatever belongs to a matrix is no matrix for that."
     if right == "vector" and name.startswith("blocks."):
@@ -329,9 +329,9 @@ def kind_of(answer):
         for name, p in model.named_parameters():
             args = name, _Given(p)
             got = attempt(asked or answer, *args, expect=str)
-            if got not in ("matrix", "table", "vector"):
+            if got not in ("matrix", "embedding", "vector"):
                 raise Finding(f"{call(answer, *args)} returned {got!r}, which is none of the three words.")
-            right = "vector" if p.dim() < 2 else "matrix" if name.startswith("blocks.") else "table"
+            right = "vector" if p.dim() < 2 else "matrix" if name.startswith("blocks.") else "embedding"
             if got != right:
                 raise Finding(f"{call(answer, *args)} returned {got!r}. {_why_not(name, p, right)}")
-    return "Its dimensions tell a vector, and its place tells matrices from tables."
+    return "Its dimensions tell a vector, and its place tells matrices from embeddings."

@@ -229,9 +229,9 @@ def learn(answer):
         optimizer = type(kind.__name__, (_Noting, kind), {"model": model})(model.parameters(), lr=rate)
         expect = (list, tuple, *NUMBER)
         got = _returned(answer, model, _Given(optimizer, "optimizer"), expect=expect)
-        lessons, steps = _followed(model)
-        _check_losses(answer, got, lessons, steps)
-        _check_graphs(lessons)
+        learned, steps = _followed(model)
+        _check_losses(answer, got, learned, steps)
+        _check_graphs(learned)
         _check_weights(model, kind, rate)
     return "One loss, one gradient and one step for each batch, and a list of plain numbers."
 
@@ -251,17 +251,17 @@ def _followed(model: _Model) -> tuple[list[_Look], list[_Step]]:
         raise Finding(
             "optimizer.step() was never called: gradients were computed, and the optimizer makes nothing of them."
         )
-    lessons, waiting = [], []
+    learned, waiting = [], []
     for note in model.notes:
         if isinstance(note, tuple):
             waiting.append(note[1])
         if isinstance(note, _Step):
-            _check_step(model, len(lessons) + 1, waiting, note)
-            lessons.append(waiting[-1])
+            _check_step(model, len(learned) + 1, waiting, note)
+            learned.append(waiting[-1])
             waiting = []
-    _check_gradients(lessons, steps)
-    _check_order([look.batch for look in lessons], len(model.batches))
-    return lessons, steps
+    _check_gradients(learned, steps)
+    _check_order([look.batch for look in learned], len(model.batches))
+    return learned, steps
 
 
 def _check_step(model: _Model, number: int, backs: list[_Look], step: _Step):
@@ -290,8 +290,8 @@ def _check_step(model: _Model, number: int, backs: list[_Look], step: _Step):
         )
 
 
-def _check_gradients(lessons: list[_Look], steps: list[_Step]):
-    owns = [step.own[look.batch] for look, step in zip(lessons, steps)]
+def _check_gradients(learned: list[_Look], steps: list[_Step]):
+    owns = [step.own[look.batch] for look, step in zip(learned, steps)]
     for i, (own, step) in enumerate(zip(owns, steps)):
         if same(step.used, own):
             continue
@@ -344,8 +344,8 @@ def _check_order(got: list[int], n: int):
     raise Finding(f"The steps learned from the batches {got}, in this order, where {right} is wanted.")
 
 
-def _check_losses(answer, got, lessons: list[_Look], steps: list[_Step]):
-    right = torch.stack([look.loss.detach() for look in lessons])
+def _check_losses(answer, got, learned: list[_Look], steps: list[_Step]):
+    right = torch.stack([look.loss.detach() for look in learned])
     if isinstance(got, Real) or isinstance(got, Tensor) and got.dim() == 0:
         whole = {"Only the last loss": right[-1], "The mean of the losses": right.mean(), "Their sum": right.sum()}
         what = next((words for words, value in whole.items() if same(torch.tensor(float(got)), value)), "One number")
@@ -365,7 +365,7 @@ def _check_losses(answer, got, lessons: list[_Look], steps: list[_Step]):
     if len(got) != len(right):
         raise Finding(f"There are {len(got)} losses in the list, for {len(right)} steps. Each step has one.")
     got, counts = torch.tensor([float(loss) for loss in got]), torch.arange(1.0, len(right) + 1)
-    after = torch.stack([step.after[:, look.batch] for look, step in zip(lessons, steps)], 1)
+    after = torch.stack([step.after[:, look.batch] for look, step in zip(learned, steps)], 1)
     what = "a list of the losses that the steps learned from"
     wrong = ~got.isclose(right, rtol=1e-4, atol=1e-6)
     names = [f"step {i + 1}" for i in range(len(right))]
@@ -390,8 +390,8 @@ def _check_losses(answer, got, lessons: list[_Look], steps: list[_Step]):
     diagnose(answer, (), got, right, mistakes, what, picture)
 
 
-def _check_graphs(lessons: list[_Look]):
-    for i, look in enumerate(lessons):
+def _check_graphs(learned: list[_Look]):
+    for i, look in enumerate(learned):
         try:
             torch.autograd.grad(look.loss, look.probe)
         except RuntimeError:

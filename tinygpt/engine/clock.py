@@ -8,7 +8,7 @@ class Clock:
 
     def __init__(self, run):
         self.start = perf_counter() - run.seconds
-        self.first = None  # when the first step ended, which is slower than the others, and its number
+        self.first = None  # the number of the first step, which is slower than the others, and when it ended
 
     def seconds(self) -> float:
         return perf_counter() - self.start
@@ -19,13 +19,12 @@ class Clock:
     def end_step(self, run):
         "Note how long the step took; a run by minutes gets its number of steps anew."
         now = perf_counter()
-        run.seconds, self.step_seconds = now - self.start, now - self.step_start
+        self.step_seconds = now - self.step_start
+        run.seconds = now - self.start
         if run.config.minutes is None:
             return
-        pace = self.step_seconds
-        if self.first is None:
-            self.first = now, run.step
-        else:
-            pace = (now - self.first[0]) / (run.step - self.first[1])
-        left = 60 * run.config.minutes - run.seconds
-        run.steps = max(run.step, run.step + round(left / pace))
+        self.first = self.first or (run.step, now)
+        first_step, first_end = self.first
+        pace = (now - first_end) / (run.step - first_step) if run.step > first_step else self.step_seconds
+        seconds_left = max(0, 60 * run.config.minutes - run.seconds)
+        run.steps = run.step + round(seconds_left / pace)

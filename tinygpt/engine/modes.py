@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def eval_mode(model) -> Iterator[None]:
-    "No dropout and no gradients inside; afterwards the model is in the mode that it had. Any callable will do."
+    "Evaluation mode: no dropout and no gradients inside; afterwards the mode is as before. A function has no mode."
     training = getattr(model, "training", False)
     if training:
         model.eval()

@@ -13,35 +13,31 @@ from pathlib import Path
 from torch import Tensor
 
 from tinygpt.io import weights
-from tinygpt.io.atomic import read_json, readable_errors, atomic_write, write_json
+from tinygpt.io.atomic import atomic_write, read_json, readable_errors, write_json
 from tinygpt.io.checkpoints import save
-from tinygpt.io.log import Log, Record, read_records
+from tinygpt.io.log import Record, append_record, start_log
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 PROGRESS = ("step", "steps", "tokens", "seconds", "best")  # what a checkpoint keeps beside its tensors
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    "Keep a second run from writing into a folder."
+    "Keep a second run from writing into a folder; the lock ends with the process, however that ends."
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as lock:
         try:
-            lock_file(lock)
+            if sys.platform == "win32":
+                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"another run is writing into {folder}: wait for it, or name another folder") from None
         yield
-
-
-def lock_file(file):
-    "Lock a file until it is closed, or the process ends, however it ends."
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def state_dict(run) -> dict[str, Tensor]:
@@ -62,12 +58,11 @@ def load_state_dict(run, tensors: dict[str, Tensor]):
             kept[int(i)].setdefault(int(number), {})[key] = tensors[name]
     for optimizer, state in zip(run.optimizers, kept):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    names = run.model.state_dict()
-    run.model.load_state_dict({name: tensors[f"model.{name}"] for name in names})
+    run.model.load_state_dict({name: tensors[f"model.{name}"] for name in run.model.state_dict()})
 
 
 def save_checkpoint(run, folder: Path, tok=None):
-    "Write a checkpoint: first the tensors, then the note that makes it one; the two newest are kept."
+    "Write a checkpoint: first the tensors, then the JSON file that makes it one; the two newest are kept."
     state, file = folder / "state", f"{run.step:08d}.safetensors"
     weights.write_weights(state, state_dict(run), file)
     write_json((state / file).with_suffix(".json"), {name: getattr(run, name) for name in PROGRESS})
@@ -77,47 +72,40 @@ def save_checkpoint(run, folder: Path, tok=None):
     save(folder, run.model, tok)
 
 
-def load_checkpoint(run, folder: Path) -> bool:
-    "Load the newest checkpoint that can be read; False if there is none."
-    for note in sorted((folder / "state").glob("*.json"), reverse=True):
+def load_checkpoint(run, folder: Path):
+    "Load the newest checkpoint that can be read; raises ValueError if there is none."
+    for path in sorted((folder / "state").glob("*.json"), reverse=True):
         try:
-            progress, file = read_json(note, dict), note.with_suffix(".safetensors").name
-            shapes = weights.list_weights(note.parent, file)
-            load_state_dict(run, weights.read_weights(note.parent, shapes, file=file))
-            for name in PROGRESS:
-                setattr(run, name, progress[name])
-            return True
+            progress, file = read_json(path, dict), path.with_suffix(".safetensors").name
+            shapes = weights.list_weights(path.parent, file)
+            load_state_dict(run, weights.read_weights(path.parent, shapes, file=file))
+            vars(run).update({name: progress[name] for name in PROGRESS})
+            return
         except (ValueError, OSError, LookupError, RuntimeError) as error:
             warnings.warn(f"{error}; so this run resumes from the checkpoint before it", stacklevel=3)
-    return False
+    raise ValueError(f"no checkpoint in {folder / 'state'} can be read: name another folder")
+
+
+def read_settings(path: Path) -> dict:
+    "The settings of a run, from its train.yaml."
+    with readable_errors(path):
+        lines = path.read_text().splitlines()
+        return {name: json.loads(value) for name, value in (line.split(": ", 1) for line in lines)}
 
 
 def start_or_resume(run, folder: Path, resume: bool):
     "Write the settings of a new run, or load the checkpoint of the run that is in the folder."
-    asked = asdict(run.config)
+    settings = asdict(run.config)
     if not any((folder / "state").glob("*.json")):
-        write_settings(folder / "train.yaml", asked)
+        with atomic_write(folder / "train.yaml") as draft:
+            draft.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
         return
     if not resume:
         raise ValueError(f"{folder} has a run already: continue it with resume=True, or name another folder")
     before = read_settings(folder / "train.yaml")
-    if other := [f"{name}={before.get(name)}" for name in asked if before.get(name) != asked[name]]:
+    if other := [f"{name}={before.get(name)}" for name in settings if before.get(name) != settings[name]]:
         raise ValueError(f"the run in {folder} was started with {', '.join(other)}: resume it with the same settings")
-    if not load_checkpoint(run, folder):
-        raise ValueError(f"no checkpoint in {folder / 'state'} can be read: name another folder")
-
-
-def write_settings(path: Path, settings: dict):
-    "Settings as YAML, one on each line."
-    with atomic_write(path) as draft:
-        draft.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
-
-
-def read_settings(path: Path) -> dict:
-    "What `write_settings` wrote."
-    with readable_errors(path):
-        lines = path.read_text().splitlines()
-        return {name: json.loads(value) for name, value in (line.split(": ", 1) for line in lines)}
+    load_checkpoint(run, folder)
 
 
 class RunFolder:
@@ -126,12 +114,11 @@ class RunFolder:
     def __init__(self, run, folder: Path, tok, resume: bool):
         self.run, self.folder, self.tok = run, folder, tok
         start_or_resume(run, folder, resume)
-        self.log = Log(folder / "log.csv", run.step)
-        self.records = read_records(folder)  # of the steps before a resume
+        self.records = start_log(folder, run.step)  # of the steps before a resume
 
     def write(self, record: Record):
         run = self.run
-        self.log.write(record)
+        append_record(self.folder, record)
         if record.val_loss is not None and (run.best is None or record.val_loss < run.best):
             run.best = record.val_loss
             save(self.folder, run.model, self.tok, variant="best")

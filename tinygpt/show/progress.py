@@ -19,50 +19,46 @@ from tinygpt.show.pictures import show
 from tinygpt.show.training import training_plot
 from tinygpt.world.judging import floor_of
 
+__all__ = ["to_tensorboard", "to_wandb", "show_samples", "LivePlot"]
+
 
 def in_notebook() -> bool:
-    "Whether what is displayed can be seen."
+    "Whether this runs in a notebook, where pictures can be displayed."
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
 
-class Progress:
-    "A bar in a terminal or a notebook; elsewhere a line for each examination."
+def print_evaluation(record: Record):
+    "A consumer that prints a line for each evaluation, where no progress bar can be shown."
+    if record.val_loss is not None:
+        print(f"step {record.step} of {record.steps}, loss {record.loss:.3f}, val loss {record.val_loss:.3f}")
 
-    def __init__(self):
-        self.bar, self.shown = None, {}
 
-    def begin(self, record: Record):
+class ProgressBar:
+    "A consumer that shows a progress bar, in a terminal or a notebook."
+
+    def __init__(self, step: int, steps: int):
         from tqdm.auto import tqdm
 
-        hidden = False if in_notebook() else None  # None: where nobody looks
-        self.bar = tqdm(initial=record.step - 1, total=record.steps, unit="step", disable=hidden,
-                        leave=False, dynamic_ncols=True)
+        self.bar = tqdm(initial=step, total=steps, unit="step", leave=False, dynamic_ncols=True)
+        self.val_loss = {}
 
     def __call__(self, record: Record):
-        if self.bar is None:
-            self.begin(record)
-        if self.bar.disable:
-            if record.val_loss is not None:
-                print(f"step {record.step} of {record.steps}, loss {record.loss:.3f}, "
-                      f"unseen {record.val_loss:.3f}")
-            return
+        if record.val_loss is not None:
+            self.val_loss = {"val loss": f"{record.val_loss:.3f}"}
         self.bar.total = record.steps  # by minutes, it is planned anew in each step
         if hasattr(self.bar, "container"):
-            self.bar.container.children[1].max = record.steps  # a notebook's bar has its own
+            self.bar.container.children[1].max = record.steps  # a notebook's bar keeps its own
         self.bar.update(record.step - self.bar.n)
-        unseen = {} if record.val_loss is None else {"unseen": f"{record.val_loss:.3f}"}
-        self.shown |= {"loss": f"{record.loss:.3f}"} | unseen
-        self.bar.set_postfix(self.shown)
+        self.bar.set_postfix({"loss": f"{record.loss:.3f}"} | self.val_loss)
         if record.step >= record.steps:
             self.bar.close()
 
 
-def numbers(record: Record) -> dict[str, float]:
-    "What of a record can be drawn as a curve, by name."
-    found = {name: value for name, value in vars(record).items() if name not in ("step", "skills")}
-    found |= {f"skill/{name}": share for name, share in (record.skills or {}).items()}
-    return {name: value for name, value in found.items() if value is not None}
+def scalars(record: Record) -> dict[str, float]:
+    "The numbers of a record that can be drawn as curves, by name."
+    values = vars(record) | {f"skill/{name}": accuracy for name, accuracy in (record.skills or {}).items()}
+    return {name: value for name, value in values.items() if name != "step" and isinstance(value, int | float)}
 
 
 def to_tensorboard(folder: str | Path) -> Callable[[Record], None]:
@@ -71,7 +67,7 @@ def to_tensorboard(folder: str | Path) -> Callable[[Record], None]:
 
     writer = SummaryWriter(str(folder))
     def consume(record: Record):
-        for name, value in numbers(record).items():
+        for name, value in scalars(record).items():
             writer.add_scalar(name, value, record.step)
         if record.val_loss is not None:
             writer.flush()
@@ -84,14 +80,14 @@ def to_wandb(**settings) -> Callable[[Record], None]:
 
     log = wandb.init(**settings)
     def consume(record: Record):
-        log.log(numbers(record), step=record.step)
+        log.log(scalars(record), step=record.step)
         if record.step >= record.steps:
             log.finish()
     return consume
 
 
 class LivePlot:
-    "Draws a run anew every few seconds, in a notebook."
+    "A consumer that draws the run so far every few seconds, in a notebook."
 
     def __init__(self, before: Iterable[Record] = (), every: float = 5.0, **plot):
         from IPython.display import display
@@ -100,47 +96,46 @@ class LivePlot:
         self.drawn, self.handle = perf_counter(), display({}, raw=True, display_id=True)
 
     def __call__(self, record: Record):
+        import matplotlib.pyplot as plt
+
         self.records.append(record)
         if perf_counter() - self.drawn > self.every or record.step >= record.steps:
-            import matplotlib.pyplot as plt
-
-            said = f"Loss and skills after {record.step} of {record.steps} steps."
+            alt = f"Loss and skills after {record.step} of {record.steps} steps."
             with plt.style.context("tinygpt.assets.course"):
-                show(training_plot({"this run": self.records}, **self.plot), said, self.handle)
+                show(training_plot({"this run": self.records}, **self.plot), alt, self.handle)
             self.drawn = perf_counter()
 
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def printable(text: str) -> str:
-    "The text without what a terminal would obey."
+    "The text, with a replacement character for each control character that a terminal would obey."
     return CONTROL.sub("\ufffd", text)
 
 
 def show_samples(model: GPT, tok, ids: Sequence[int], n: int = 60) -> Callable[[Record], None]:
-    "A consumer that prints what the model writes after these tokens, wherever it was examined."
+    "A consumer that prints a continuation of these tokens after each evaluation."
     from tqdm import tqdm
 
     def consume(record: Record):
         if record.val_loss is not None:
-            text = printable(continue_text(model, tok, ids, n, seed=record.step))
-            tqdm.write(f"step {record.step}: {text}")  # above the bar, if there is one
+            text = continue_text(model, tok, ids, n, seed=record.step)
+            tqdm.write(f"step {record.step}: {printable(text)}")  # above the bar, if there is one
     return consume
 
 
-def recorded_band(model: GPT, config, corpus: Corpus) -> dict[str, np.ndarray] | None:
-    "Where eight runs of the recipe went, step by step; None if this run is another one."
+def recorded_band(model: GPT, config, corpus: Corpus) -> np.ndarray | None:
+    "The lowest and highest training loss of eight recorded runs at each step; None if this run has other settings."
     free = {name: getattr(config, name) for name in ("seed", "eval_every", "save_every")}
     recipe = read_settings(TRAINED / "train.yaml") | free
     if corpus.name != "tales" or vars(config) != recipe or model.config != read_gpt_config(TRAINED):
         return None
-    table = np.loadtxt(TRAINED / "band.csv", delimiter=",", skiprows=1)
-    return dict(zip(("step", "low", "high"), table.T))
+    return np.genfromtxt(TRAINED / "band.csv", delimiter=",", names=True)
 
 
 def progress_consumers(run, corpus: Corpus, tok, before: Sequence[Record]) -> list[Callable[[Record], None]]:
-    "What shows how far a run is: a bar and, in a notebook, a live plot."
-    if not in_notebook():
-        return [Progress()]
-    known = {"floor": floor_of(corpus, tok), "band": recorded_band(run.model, run.config, corpus)}
-    return [Progress(), LivePlot(before, **known)]
+    "The consumers that show how far a run is, in a notebook, in a terminal, or where there is neither."
+    if in_notebook():
+        band = recorded_band(run.model, run.config, corpus)
+        return [ProgressBar(run.step, run.steps), LivePlot(before, floor=floor_of(corpus, tok), band=band)]
+    return [ProgressBar(run.step, run.steps) if sys.stderr.isatty() else print_evaluation]
