@@ -3,6 +3,7 @@
 import functools
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
-from tinygpt.io import weights
+from tinygpt.io import tokenizer_files, weights
 from tinygpt.io.atomic import read_json, readable_errors, write_json
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 
@@ -208,13 +209,10 @@ def remove_old_config(folder: Path, spec: dict, tok):
     if tok is None and old:
         raise ValueError(f"{folder} has a tokenizer ({old[0]}): give it as tok, or save into another folder")
     path = folder / "config.json"
-    if path.is_file():
-        try:
-            same = read_json(path, dict) == spec
-        except ValueError:
-            same = False
-        if not same:
-            path.unlink()  # the new one is written last: if saving is interrupted, the folder holds no model
+    with suppress(ValueError):
+        if path.is_file() and read_json(path, dict) == spec:
+            return
+    path.unlink(missing_ok=True)  # the new one is written last: if saving is interrupted, the folder holds no model
 
 
 def save(
@@ -294,10 +292,11 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
     "The tokenizer of a folder, if it has one: of characters, or of byte pairs."
 
     def from_json(spec: dict) -> Tokenizer:
-        return (CharTokenizer if spec["model"].get("type") == "WordLevel" else BPETokenizer).from_json(spec)
+        cls = CharTokenizer if spec["model"].get("type") == "WordLevel" else BPETokenizer
+        return tokenizer_files.from_json(cls, spec)
 
     if (folder / "tokenizer.json").exists():
         return read_json(folder / "tokenizer.json", from_json)
     if (folder / "merges.txt").exists() and (folder / "vocab.json").exists():
-        return BPETokenizer.from_gpt2(folder / "vocab.json", folder / "merges.txt")
+        return tokenizer_files.load_gpt2(BPETokenizer, folder / "vocab.json", folder / "merges.txt")
     return None

@@ -29,8 +29,6 @@ FILE_STARTS = {  # of files that are often found in the place of weights
     b"version https://git-lfs": "a git-lfs pointer, not the file itself: get that with git lfs pull",
     b"<": "a web page, perhaps one to log in on: download the file itself",
 }
-
-
 Shards = dict[str, tuple[Path, safe_open]]  # in which file each tensor is, by the tensor's name
 
 
@@ -62,12 +60,14 @@ def find_folder(name: str | Path, check_config: Callable[[dict], object] | None 
 
 def read_config(folder: str | Path) -> dict:
     "The settings in a model's config.json."
-    path = Path(folder, "config.json")
-    _check_exists(path)
-    with readable_errors(path):
-        if not isinstance(config := parse_json(path.read_bytes()), dict):
-            raise ValueError(f"it holds {config!r:.40}, not settings by name")
-        return config
+    _check_exists(path := Path(folder, "config.json"))
+    return read_json(path, _check_settings)
+
+
+def _check_settings(config: dict) -> dict:
+    if not isinstance(config, dict):
+        raise ValueError(f"it holds {config!r:.40}, not settings by name")
+    return config
 
 
 def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WEIGHTS):
@@ -116,11 +116,11 @@ def read_weights(folder: str | Path, shapes: dict[str, tuple[int, ...]], ignore:
 def _open_weights(folder: Path, file: str) -> Iterator[tuple[Path, Shards]]:
     "The file that lists a folder's tensors (the weights, or the index of sharded weights), and the tensors by name."
     path, index = folder / file, folder / f"{file}.index.json"
-    shards = {path: None}
-    if not path.is_file():
-        if not index.is_file():
-            _check_exists(path)  # which it does not
+    if index.is_file() and not path.is_file():
         path, shards = index, read_json(index, lambda spec: _shards(folder, spec))
+    else:
+        _check_exists(path)
+        shards = {path: None}
     with ExitStack() as stack:
         stored = {}
         for shard, names in shards.items():
@@ -160,7 +160,7 @@ def _open_shard(path: Path, stack: ExitStack) -> Shards:
 
 
 def _read_header(file: BinaryIO) -> dict:
-    "The JSON at the start of a safetensors file; raise ValueError if it is none, or has the same key twice."
+    "The JSON header of a safetensors file; raise ValueError if there is none, or it has the same key twice."
     start = file.read(64)
     if start[8:9] != b"{":
         known = [what for sign, what in FILE_STARTS.items() if start.lstrip().startswith(sign)]
@@ -196,12 +196,13 @@ def _checksum(name: str, tensor: Tensor) -> str:
 def _check_finite(tensor: Tensor, what: str):
     "Raise ValueError if a tensor holds NaN or infinity."
     if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
-        raise ValueError(f"{what} has numbers that are not finite as {tensor.dtype}: use an earlier checkpoint of it")
+        wrong = f"has numbers that are not finite as {tensor.dtype}"
+        raise ValueError(f"{what} {wrong}: use an earlier checkpoint, or another dtype")
 
 
 def _check_exists(path: Path):
     "Raise FileNotFoundError if a folder has no such file."
-    if path.is_symlink() and not path.exists():
+    if path.is_symlink() and not path.is_file():
         raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which is not there: get the file again")
     if not path.is_file():
         found = _listed(sorted(os.listdir(path.parent)) or ["nothing"])
