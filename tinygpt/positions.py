@@ -25,7 +25,7 @@ def rotation(
 ) -> Callable[[Tensor], Tensor]:
     "Rotary position embedding (RoPE): a function that rotates queries or keys, (B, H, T, D), by their positions."
     if head_dim % 2:
-        raise ValueError(f"head_dim={head_dim} cannot be split into pairs: choose an even one, as {head_dim + 1}")
+        raise ValueError(f"head_dim={head_dim} cannot be split into pairs: choose an even one, such as {head_dim + 1}")
     pair = torch.arange(0.0, head_dim, 2, dtype=torch.float32, device=positions.device)
     angles = positions[..., None] / base ** (pair / head_dim)  # (..., T, D/2), in float32
     if positions.dim() == 2:
