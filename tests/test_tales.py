@@ -16,9 +16,10 @@ from conftest import ROOT
 
 from tinygpt import CharTokenizer, tales
 from tinygpt.tales import chat, logprob, tale, the_tokenizer
-from tinygpt.world.grammar import Grammar, Step, the_grammar, write
-from tinygpt.world.parser import answers, read
-from tinygpt.world.skills import CHANCE, skill_accuracy, spans
+from tinygpt.io.tokenizer_files import to_json
+from tinygpt.world.grammar import MADE_UP, Grammar, Step, inflect, the_grammar, with_article, write
+from tinygpt.world.parser import answers, parse
+from tinygpt.world.skills import CHANCE, skill_accuracy, spans, tokens_in
 
 SMALL = """
 girl: Ada Ida
@@ -39,7 +40,7 @@ Where =
 """
 
 
-def every_text(grammar, todo, said, logp):
+def every_text(grammar, todo, remembered, logp):
     "All texts of a grammar and their log-probabilities, by trying everything: the oracle for small ones."
     if not todo:
         yield "", logp
@@ -47,16 +48,16 @@ def every_text(grammar, todo, said, logp):
     step, *rest = todo
     if step.kind == "rule":
         for way, steps in grammar.rules[step.name]:
-            yield from every_text(grammar, [*steps, *rest], said, logp + way)
+            yield from every_text(grammar, [*steps, *rest], remembered, logp + way)
     elif step.kind == "pick":
-        words = grammar.allowed(step, said, False)
+        words = grammar.allowed(step, remembered, False)
         for word in words:
-            now = said | {step.name: (step.words, word)}
+            now = remembered | {step.name: (step.words, word)}
             for text, total in every_text(grammar, rest, now, logp - math.log(len(words))):
-                yield tales.with_article(word, step.article) + text, total
+                yield with_article(word, step.article) + text, total
     else:
-        word = step.name if step.kind == "text" else tales.spoken(step, said)
-        for text, total in every_text(grammar, rest, said, logp):
+        word = step.name if step.kind == "text" else inflect(step, remembered)
+        for text, total in every_text(grammar, rest, remembered, logp):
             yield word + text, total
 
 
@@ -66,7 +67,7 @@ def test_the_probabilities_of_a_small_grammar_sum_to_one():
     assert len({text for text, _ in texts}) == len(texts) > 60
     assert math.isclose(sum(math.exp(logp) for _, logp in texts), 1, abs_tol=1e-12)
     for text, logp in texts:
-        (made,) = read(grammar, text)
+        (made,) = parse(grammar, text)
         assert math.isclose(sum(choice.logp for choice in made), logp, abs_tol=1e-12)
 
 
@@ -85,7 +86,7 @@ def ways_to_read(seeds, start="Tale"):
     "How many of these texts are read in exactly one way, and their words."
     grammar, texts = the_grammar(), [{"Tale": tale, "Chat": chat}[start](seed) for seed in seeds]
     lengths = [len(text.split()) for text in texts]
-    return sum(len(list(read(grammar, text, start=start))) == 1 for text in texts), min(lengths), max(lengths)
+    return sum(len(list(parse(grammar, text, start=start))) == 1 for text in texts), min(lengths), max(lengths)
 
 
 def test_a_hundred_thousand_tales_are_read_in_exactly_one_way():
@@ -126,7 +127,7 @@ def test_the_grammar_is_whole():
 def test_a_thousand_words():
     text = " ".join(tale(seed) for seed in range(5000))
     known = {word.lower() for word in re.findall(r"[\w'-]+", text)}
-    made_up = {word for word in known if tales.MADE_UP.fullmatch(word)}
+    made_up = {word for word in known if MADE_UP.fullmatch(word)}
     assert 1000 <= len(known - made_up) <= 2000
 
 
@@ -161,13 +162,13 @@ def test_where_a_skill_is_needed_nothing_else_fits(heldout):
 def test_held_out_pairs_occur_nowhere_else():
     seen = [set(), set()]
     for heldout, seed in itertools.product([False, True], range(3000)):
-        (made,) = read(the_grammar(), text := tale(seed, heldout), heldout)
+        (made,) = parse(the_grammar(), text := tale(seed, heldout), heldout)
         for a, b in itertools.pairwise(made):
             if (a.kind, b.kind) == ("color", "thing") and b.start - a.end == 1:
                 seen[heldout].add((text[a.start : a.end], text[b.start : b.end]))
     assert not seen[0] & seen[1] and len(seen[0]) > 600 and len(seen[1]) > 90
     heldout_only = [tale(seed, heldout=True) for seed in range(300)]
-    apart = [text for text in heldout_only if any(c.kind == "color" for c in next(read(the_grammar(), text, True)))]
+    apart = [text for text in heldout_only if any(c.kind == "color" for c in next(parse(the_grammar(), text, True)))]
     assert sum(logprob(text) == -math.inf for text in apart) > len(apart) / 2
 
 
@@ -206,9 +207,9 @@ def test_the_shared_tokenizer():
     from transformers import AutoTokenizer
 
     tok = the_tokenizer()
-    assert tok.to_json() == tales.train_tokenizer().to_json()
+    assert to_json(tok) == to_json(tales.train_tokenizer())
     assert tok.vocab_size == 1024 and tok.special_tokens == {"<|end|>": 1021, "<|user|>": 1022, "<|assistant|>": 1023}
-    other = AutoTokenizer.from_pretrained(ROOT / "tinygpt" / "vocabulary")
+    other = AutoTokenizer.from_pretrained(ROOT / "tinygpt" / "assets" / "vocabulary")
     for text in [tale(5), chat(5), "Größe: 12 €"]:
         ids = tok.encode(text, allowed_special="all")
         assert ids == other(text)["input_ids"] and tok.decode(ids) == text
@@ -224,7 +225,7 @@ def knowing(tok, texts, wrong=()):
         edges = [0, *itertools.accumulate(len(tok.decode([i])) for i in ids)]
         for other, start, end in wrong:
             if other == text:
-                last = tales.tokens_in(edges, start, end)[-1]
+                last = tokens_in(edges, start, end)[-1]
                 rows[len(ids), tuple(ids[:60])][last] = (ids[last] + 1) % tok.vocab_size
 
     def model(ids):

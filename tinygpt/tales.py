@@ -19,28 +19,28 @@ from .world.parser import choices
 
 # %% ../nbs/02_tales.ipynb #tale-export
 def tale(seed: int, heldout: bool = False) -> str:
-    "One tale; with `heldout`, colour and thing go together only where they never do in other tales."
+    "A tale; with `heldout`, colour and thing are paired only as they never are in other tales."
     return write(the_grammar(), random.Random(seed), heldout)
 
 # %% ../nbs/02_tales.ipynb #logprob-export
 def logprob(text: str, heldout: bool = False) -> float:
-    "The logarithm of the probability that the source writes exactly this text; minus infinity if it never does."
+    "The log-probability with which the grammar writes exactly this text; minus infinity if it never does."
     made = choices(text, heldout)
     return -math.inf if made is None else sum(choice.logp for choice in made)
 
 # %% ../nbs/02_tales.ipynb #chat-export
 def chat(seed: int) -> str:
-    "One conversation; <|user|>, <|assistant|> and <|end|> stand between its turns."
+    "A conversation; <|user|>, <|assistant|> and <|end|> stand between its turns."
     return write(the_grammar(), random.Random(seed), start="Chat")
 
 # %% ../nbs/02_tales.ipynb #tokenizer-export
 def train_tokenizer() -> BPETokenizer:
-    "Train the course's tokenizer anew, on tales and conversations."
+    "The course's tokenizer, trained anew on tales and conversations."
     texts = [tale(seed) for seed in range(3000)] + [chat(seed) for seed in range(1500)]
     parts = (part for text in texts for part in regex.split(r"<\|\w+\|>", text) if part)
     return BPETokenizer.train(parts, 1024, ["<|end|>", "<|user|>", "<|assistant|>"])
 
 @cache
 def the_tokenizer() -> BPETokenizer:
-    "The course's tokenizer, as it comes with the package."
+    "The course's tokenizer, which comes with the package."
     return BPETokenizer.load(ASSETS / "vocabulary")

@@ -116,8 +116,8 @@ def learn(answer):
         raise Finding('In "bdaebc" it learned nothing. A pair that occurs once is a pair, too.')
     if got in [(98, 100), (98, 99)]:
         raise Finding(
-            f"Of equally frequent pairs it takes the one that it met {'first' if got[1] == 100 else 'last'}. So the same words "
-            "in another order would give another vocabulary. The chapter has a rule for ties."
+            f"Of equally frequent pairs it takes the one that it met {'first' if got[1] == 100 else 'last'}. So the "
+            "same words in another order would give another vocabulary. The chapter has a rule for ties."
         )
     if got != (97, 101):
         which = {(101, 98): "the one with the highest ids", (100, 97): "the one with the lowest second id"}.get(
@@ -272,7 +272,9 @@ def stream(answer):
             )
         except Finding as finding:
             if "has no len()" in finding.verdict.message:
-                raise Finding("It asks how many ids there are. They come one at a time, so their number is not known yet.") from None
+                raise Finding(
+                    "It asks how many ids there are. They come one at a time, so their number is not known yet."
+                ) from None
             raise
         if isinstance(got, str):
             raise Finding("It returns one text. A generator is wanted, which yields text again and again.")
@@ -311,8 +313,8 @@ def stream(answer):
             raise
         if "�" in got:
             raise Finding(
-                f"These tokens gave {got!r}. One of them ends in the middle of a character, and half a character decodes to "
-                "�. What has to happen with such bytes until the rest comes?",
+                f"These tokens gave {got!r}. One of them ends in the middle of a character, and half a character "
+                "decodes to �. What has to happen with such bytes until the rest comes?",
                 cut,
             )
         if got != whole:

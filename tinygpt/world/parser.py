@@ -6,37 +6,40 @@ from typing import NamedTuple
 
 import regex
 
-from tinygpt.world.grammar import MADE_UP, N_MADE_UP, SHE, Grammar, Step, spoken, the_grammar, with_article
+from tinygpt.world.grammar import FEMININE, N_MADE_UP, Grammar, Step, inflect, the_grammar, with_article
+
+__all__ = ["Choice", "choices", "answers"]
 
 
 class Choice(NamedTuple):
-    "Where in a tale something was picked, or written once more."
+    "A choice that made a text: the line of a rule, a picked word, or (without surprise) a word written again."
 
-    start: int
+    start: int  # where it stands in the text; the line of a rule takes no room of its own
     end: int
-    kind: str  # the list that the word is from, "pronoun", or the name of a rule
-    logp: float  # 0 for what is written once more
-    sure: bool = False  # written once more, where nothing else was possible
+    kind: str  # the list that the word is from, "pronoun", or the name of the rule
+    logp: float  # its log-probability: 0 for a word written again
+    certain: bool = False  # a word written again, where nothing else was possible
 
 
-def match_pick(grammar: Grammar, step: Step, said: dict, text: str, at: int, heldout: bool) -> Choice | None:
+def match_pick(grammar: Grammar, step: Step, remembered: dict, text: str, at: int, heldout: bool) -> Choice | None:
     "The choice that this step made, if one of its words stands here with the right article."
     start = at + len(step.article and regex.match("(?:[Aa]n? )?", text[at : at + 3])[0])
-    found = grammar.find[step.words].match(text, start)
+    found = grammar.patterns[step.words].match(text, start)
     if not found or not text.startswith(with_article(found[0], step.article), at):
         return None
     if step.words == "~":
         return Choice(start, found.end(), "~", -math.log(N_MADE_UP))
-    words = grammar.allowed(step, said, heldout)
+    words = grammar.allowed(step, remembered, heldout)
     return Choice(start, found.end(), step.words, -math.log(len(words))) if found[0] in words else None
 
 
-def read(grammar: Grammar, text: str, heldout: bool = False,
-         start: str = "Tale") -> Iterator[tuple[Choice, ...]]:
-    "Every way in which the grammar can write this text, as its choices."
+def parse(grammar: Grammar, text: str, heldout: bool = False, start: str = "Tale") -> Iterator[tuple[Choice, ...]]:
+    "Every parse of a text: the choices by which the grammar can write it from the rule `start`."
+    # Each state is a parse under way: the steps still to do (a linked list, whose rest many states share), the place in
+    # the text, the words remembered, the choices so far.
     states = [((Step("rule", start), None), 0, {}, ())]
     while states:
-        todo, at, said, made = states.pop()
+        todo, at, remembered, made = states.pop()
         while todo:
             step, todo = todo
             if step.kind == "rule":
@@ -44,21 +47,20 @@ def read(grammar: Grammar, text: str, heldout: bool = False,
                     after = todo
                     for one in reversed(steps):
                         after = one, after
-                    states.append((after, at, said, made + (Choice(at, at, step.name, logp),)))
+                    states.append((after, at, remembered, made + (Choice(at, at, step.name, logp),)))
                 break
             if step.kind == "pick":
-                choice = match_pick(grammar, step, said, text, at, heldout)
-                if not choice:
+                if not (choice := match_pick(grammar, step, remembered, text, at, heldout)):
                     break
-                said = said | {step.name: (step.words, text[choice.start : choice.end])}
+                remembered = remembered | {step.name: (step.words, text[choice.start : choice.end])}
                 made, at = made + (choice,), choice.end
                 continue
-            word = step.name if step.kind == "text" else spoken(step, said)
+            word = step.name if step.kind == "text" else inflect(step, remembered)
             if not text.startswith(word, at):
                 break
             if step.kind == "word":
-                kind = "pronoun" if step.form.lower() in SHE else said[step.name][0]
-                made += (Choice(at, at + len(word), kind, 0.0, step.sure),)
+                kind = "pronoun" if step.form.lower() in FEMININE else remembered[step.name][0]
+                made += (Choice(at, at + len(word), kind, 0.0, step.certain),)
             at += len(word)
         else:
             if at == len(text):
@@ -66,13 +68,13 @@ def read(grammar: Grammar, text: str, heldout: bool = False,
 
 
 def choices(text: str, heldout: bool = False) -> tuple[Choice, ...] | None:
-    "The choices that made a tale or a conversation; None if the source cannot have written it."
+    "The choices that made a tale or a chat; None if the grammar cannot write it."
     start = "Chat" if text.startswith("<|user|>") else "Tale"
-    return next(read(the_grammar(), text, heldout, start), None)
+    return next(parse(the_grammar(), text, heldout, start), None)
 
 
 def answers(text: str) -> list[tuple[int, int, str]]:
-    "The answers in a conversation that can be right or wrong: start, end, and the kind of the question."
+    "The answers in a chat that can be right or wrong: start, end, and the kind of question."
     found, before, after = [], "<|assistant|>", "<|end|>"
     for choice in choices(text) or ():
         if kind := regex.match("Ask([A-Z][a-z]+)", choice.kind):

@@ -1,4 +1,4 @@
-"""The skills that a tale asks for, and how often a model has them."""
+"""The skills that a tale needs, and how often a model has them."""
 
 from collections.abc import Callable, Iterable
 from itertools import accumulate, islice
@@ -9,31 +9,33 @@ from tinygpt.engine.modes import eval_mode
 from tinygpt.world.grammar import N_MADE_UP
 from tinygpt.world.parser import choices
 
+__all__ = ["spans", "skill_accuracy"]
 
 SKILLS = {"girl": "name", "boy": "name", "pronoun": "pronoun", "color": "color", "number": "count", "~": "copy"}
 CHANCE = {"name": 1 / 16, "pronoun": 1 / 2, "color": 1 / 14, "count": 1 / 8,
-          "copy": 1 / N_MADE_UP, "quote": 1 / 2}     # of somebody who guesses
+          "copy": 1 / N_MADE_UP, "quote": 1 / 2}  # the accuracy of a guess among the words of the list
+
 
 def spans(text: str) -> list[tuple[int, int, str]]:
-    "Where in a tale a skill is needed: start, end, and which."
+    "The places of a tale that need a skill: start, end, and which skill."
     made = choices(text) or choices(text, heldout=True) or ()
-    found = [(c.start, c.end, SKILLS[c.kind]) for c in made if c.sure and c.kind in SKILLS]
+    found = [(c.start, c.end, SKILLS[c.kind]) for c in made if c.certain and c.kind in SKILLS]
     quotes = [i for i, letter in enumerate(text) if letter == '"'][1::2]
     return sorted(found + [(i, i + 1, "quote") for i in quotes])
 
 
 def tokens_in(edges: list[int], start: int, end: int) -> list[int]:
-    "The tokens that hold a part of text[start:end]; token i begins at edges[i] and ends at edges[i + 1]."
+    "The indices of the tokens that overlap text[start:end]; token i reaches from edges[i] to edges[i + 1]."
     return [i for i in range(len(edges) - 1) if edges[i] < end and edges[i + 1] > start]
 
 
 def skill_accuracy(
     model: Callable,  # gives logits (B, T, vocabulary) for ids (B, T)
     tok,  # the model's tokenizer
-    corpus: Iterable[str],  # tales, or a Corpus, whose held-out tales are taken
+    corpus: Iterable[str],  # tales, or a Corpus with held-out tales
     n: int = 200,  # how many of them are read
 ) -> dict[str, float]:
-    "For each skill, the fraction of the places that need it where the model predicts right."
+    "For each skill, the fraction of the places that need it where all tokens are predicted right."
     right, places = dict.fromkeys(CHANCE, 0), dict.fromkeys(CHANCE, 0)
     device = next(model.parameters()).device if isinstance(model, torch.nn.Module) else "cpu"
     heldout = getattr(corpus, "heldout", None)
