@@ -27,7 +27,7 @@ class MLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    "A gated feed-forward network: the activated gate multiplies the wider layer."
+    "Gated feed-forward network: a second wider layer, the gate, goes through SiLU and multiplies the first."
 
     def __init__(self, n_embd: int, n_hidden: int, bias: bool = False):
         super().__init__()
