@@ -18,20 +18,25 @@ from torch.nn import functional as F
 from tinygpt import baseline
 from tinygpt.baseline import (
     Bigram,
-    Table,
+    LookupModel,
     bigram,
     count_pairs,
     cross_entropy,
     evaluate,
     fit,
     sample,
-    uniform,
     unigram,
 )
+from tinygpt.show.ladder import ladder
 
 matplotlib.use("Agg")
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 8))
 texts = st.integers(1, 6).flatmap(lambda v: st.tuples(st.just(v), st.lists(st.integers(0, v - 1), min_size=2)))
+
+
+def uniform(vocab_size):
+    "A model to which every token is as likely as any other."
+    return LookupModel(torch.full((vocab_size, vocab_size), 1 / vocab_size))
 
 
 def lesson(ids):
@@ -104,7 +109,7 @@ def test_every_byte_at_random_is_eight_bits():
 
 
 def test_evaluate_weights_tokens_and_not_batches():
-    table, long, short = Table(torch.tensor([[0.9, 0.1], [0.5, 0.5]])), [0, 0, 0, 0, 0, 0, 1, 1], [0, 1]
+    table, long, short = LookupModel(torch.tensor([[0.9, 0.1], [0.5, 0.5]])), [0, 0, 0, 0, 0, 0, 1, 1], [0, 1]
     nats = -(5 * math.log(0.9) + math.log(0.1) + math.log(0.5)) - math.log(0.1)
     assert math.isclose(evaluate(table, [lesson(long), lesson(short)]), nats / 8, rel_tol=1e-6)
     ids, targets, mask = lesson(long)
@@ -112,6 +117,14 @@ def test_evaluate_weights_tokens_and_not_batches():
     assert math.isclose(
         evaluate(table, [(ids, targets, mask), lesson(short)]), -(3 * math.log(0.9) + math.log(0.1)) / 4, rel_tol=1e-6
     )
+
+
+def test_evaluate_leaves_out_a_batch_in_which_no_token_counts():
+    table, (ids, targets, mask) = LookupModel(torch.tensor([[0.9, 0.1], [0.5, 0.5]])), lesson([0, 0, 1])
+    nothing = ids, targets, torch.zeros_like(mask)
+    loss = evaluate(table, [(ids, targets, mask)])
+    assert evaluate(table, [nothing, (ids, targets, mask), nothing]) == loss
+    assert math.isclose(loss, -(math.log(0.9) + math.log(0.1)) / 2, rel_tol=1e-6)
 
 
 def test_evaluate_asks_a_network_not_to_act_as_in_training():
@@ -249,7 +262,7 @@ def test_fit_ends_with_small_steps():
 
 
 def test_sampled_frequencies_are_the_chances():
-    model, counts = Table(WALK), torch.zeros(4, 4, dtype=torch.int64)
+    model, counts = LookupModel(WALK), torch.zeros(4, 4, dtype=torch.int64)
     for seed in range(300):
         counts += count_pairs(sample(model, [0], 40, seed=seed), 4)
     expected = counts.sum(1, keepdim=True) * WALK
@@ -258,7 +271,7 @@ def test_sampled_frequencies_are_the_chances():
 
 
 def test_sampling_goes_on_from_what_is_given_and_stops():
-    cycle = Table(torch.eye(4).roll(1, 1))
+    cycle = LookupModel(torch.eye(4).roll(1, 1))
     given_ids = [2, 3]
     assert sample(cycle, given_ids, 5) == [2, 3, 0, 1, 2, 3, 0] and given_ids == [2, 3]
     assert sample(cycle, [2], 50, stop=1) == [2, 3, 0, 1]
@@ -281,7 +294,7 @@ def words(fig):
 
 def test_the_ladder_shows_every_rung_in_order_and_the_floor():
     rungs = {"uniform": 6.931, "bigram": 2.689, "worse": 3.5, "stack": 0.512, "tuned": 0.4551}
-    fig = baseline.ladder(rungs, floor=0.427)
+    fig = ladder(rungs, floor=0.427)
     (ax,) = fig.axes
     shown = words(fig)
     assert [label.get_text() for label in ax.get_yticklabels()] == list(rungs)
@@ -294,13 +307,13 @@ def test_the_ladder_shows_every_rung_in_order_and_the_floor():
 
 
 def test_the_ladder_without_a_floor_has_none():
-    fig = baseline.ladder({"uniform": 6.931})
+    fig = ladder({"uniform": 6.931})
     assert not any("floor" in word for word in words(fig)) and not fig.axes[0].lines
 
 
 @pytest.mark.parametrize("n", [1, 3, 12])
 def test_nothing_on_the_ladder_overlaps(n):
-    fig = baseline.ladder({f"a model of number {i}": 7 * 0.8**i for i in range(n)}, floor=0.427)
+    fig = ladder({f"a model of number {i}": 7 * 0.8**i for i in range(n)}, floor=0.427)
     words(fig)
     ax, renderer = fig.axes[0], fig.canvas.get_renderer()
     labels = [text for text in [*ax.texts, *ax.get_yticklabels()] if text.get_text()]

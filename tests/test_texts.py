@@ -23,7 +23,7 @@ from conftest import need
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygpt import texts
+from tinygpt.io import downloads
 from tinygpt.io.downloads import download
 from tinygpt.io.text import read_text, text_files, text_size
 
@@ -280,7 +280,7 @@ def test_two_processes_at_once(serve, cache):
         answer.send()
 
     server = serve(together)
-    ask = f"from tinygpt.texts import download; print(download({server.url + '/a'!r}, {SHA256!r}, 'a.bin', retries=0))"
+    ask = f"from tinygpt.io.downloads import download; print(download({server.url + '/a'!r}, {SHA256!r}, 'a.bin', retries=0))"
     runs = [subprocess.Popen([sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [run.communicate(timeout=60)[0].strip() for run in runs] == [str(cache / "a.bin")] * 2
     assert (cache / "a.bin").read_bytes() == BODY and files_in(cache) == ["a.bin"]
@@ -289,8 +289,8 @@ def test_two_processes_at_once(serve, cache):
 
 def test_shakespeare(serve, cache, reference, monkeypatch):
     text = (reference / "tinyshakespeare.txt").read_bytes()
-    monkeypatch.setattr(texts, "SHAKESPEARE", serve(lambda answer: answer.send(text)).url)
-    path = texts.shakespeare()
+    monkeypatch.setattr(downloads, "SHAKESPEARE", serve(lambda answer: answer.send(text)).url)
+    path = downloads.shakespeare()
     assert path == cache / "tinyshakespeare.txt" and path.read_bytes() == text
     assert text_size(path) == 1_115_394
     parts = ["".join(read_text(path, *part)) for part in ((0, 1_003_854), (1_003_854,))]
@@ -300,9 +300,9 @@ def test_shakespeare(serve, cache, reference, monkeypatch):
 def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYGPT_CACHE", "~/elsewhere")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert texts.cache_folder() == tmp_path / "elsewhere"
+    assert downloads.cache_folder() == tmp_path / "elsewhere"
     monkeypatch.setenv("TINYGPT_CACHE", "")
-    assert texts.cache_folder() == pooch.os_cache("tinygpt")
+    assert downloads.cache_folder() == pooch.os_cache("tinygpt")
 
 
 # Downloads from the hub
@@ -338,7 +338,7 @@ def tell_stories(endpoint, cache, **env):
     tell = (
         "import json, time\n"
         "time.sleep = lambda seconds: None\n"
-        "from tinygpt.texts import tinystories\n"
+        "from tinygpt.io.downloads import tinystories\n"
         "try: print(json.dumps({split: str(path) for split, path in tinystories().items()}))\n"
         "except Exception as e: print(json.dumps([type(e).__name__, str(e), bool(e.__cause__), e.__suppress_context__]))"
     )
@@ -607,7 +607,7 @@ def test_a_damaged_gz_is_named(tmp_path):
     for content in (*damaged, b"not packed at all", packed + b"more"):
         path.write_bytes(content)
         for read in text_size, lambda path: list(read_text(path)):
-            with pytest.raises(ValueError, match=f"{path} is damaged, or no gzip file: ") as caught:
+            with pytest.raises(ValueError, match=f"{path} is damaged, or not a gzip file: ") as caught:
                 read(path)
             is_one_sentence(caught.value)
     path.write_bytes(packed + gzip.compress(b"more"))
@@ -635,5 +635,5 @@ def test_memory_stays_flat(tmp_path):
 
 
 def test_what_only_downloads_need_is_not_imported():
-    ask = "import sys, tinygpt.texts; assert not {'pooch', 'requests', 'huggingface_hub'} & set(sys.modules)"
+    ask = "import sys, tinygpt.io.downloads; assert not {'pooch', 'requests', 'huggingface_hub'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", ask], check=True)

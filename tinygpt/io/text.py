@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-
 SUFFIXES = (".txt", ".md", ".text", ".txt.gz", ".md.gz", ".text.gz")  # what a folder's text files end in
+
 
 def text_files(path: str | Path) -> list[Path]:
     "The file itself, or the text files of a folder and its subfolders, sorted; hidden and linked folders are left out."
@@ -23,50 +23,46 @@ def text_files(path: str | Path) -> list[Path]:
         raise FileNotFoundError(f"there is no file or folder {path}{meant}") from None
     if not path.is_dir():
         return [path]
-
-    def fail(error: OSError):
-        raise error
-
-    files = []
-    for folder, inner, names in os.walk(path, onerror=fail):
+    files, errors = [], []
+    for folder, inner, names in os.walk(path, onerror=errors.append):
         inner[:] = [name for name in inner if not name.startswith(".")]
-        texts = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-        files += [file for file in (Path(folder, name) for name in texts) if file.is_file()]
+        found = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        files += filter(Path.is_file, (Path(folder, name) for name in found))
+    if errors:
+        raise errors[0]
     if not files:
         raise FileNotFoundError(f"{path} holds no text: no file in it ends in {', '.join(SUFFIXES)}")
     return sorted(files)
 
 
 def near_names(path: Path) -> list[str]:
-    "What stands where the first missing part of a path was looked for, and has a name like it."
+    "Paths that exist and resemble this one: what the first missing part of it was perhaps meant to be."
     for missing, folder in zip((path, *path.parents), path.parents):
         if folder.is_dir():
-            names = [name for name in os.listdir(folder) if name != missing.name]
+            names = [name for name in os.listdir(folder) if name != missing.name]  # a broken link is listed, too
             return [str(folder / name) for name in difflib.get_close_matches(missing.name, names)]
     return []
 
 
 def text_size(path: str | Path) -> int:
     "How many bytes a file has, once unpacked."
-    with _opened(Path(path)) as file:
+    with _opened(path) as file:
         return file.seek(0, os.SEEK_END)
 
 
 def read_text(path: str | Path, start: int = 0, stop: int | None = None, piece: int = 1 << 20) -> Iterator[str]:
     """The characters of a file that begin at byte `start` or later and before `stop`, about `piece` bytes at a time.
 
-    Bytes are counted once unpacked. Where one range stops, the next may start: no character is lost or met twice.
-    Line ends stay as they are; a byte order mark at the start is no part of the text.
-    """
-    path = Path(path)
+    Bytes are counted once unpacked, and where one range stops, the next may start. Line ends stay, a byte order mark
+    at the start does not."""
     with _opened(path) as file:
         if file.read(3) == codecs.BOM_UTF8:
             start = max(start, 3)
         at = file.seek(max(start - 3, 0))  # a character that `start` is inside of begins here or later
         before = file.read(start - at)
         half = before[codecs.utf_8_decode(before, "ignore")[1] :]
-        at, inside = at + len(before), bool(half)
-        while True:
+        at, inside, more = at + len(before), bool(half), True
+        while more:
             more = file.read(piece if stop is None else min(piece, max(stop - at, 1 if half else 0)))
             at, data = at + len(more), half + more
             try:
@@ -77,32 +73,25 @@ def read_text(path: str | Path, start: int = 0, stop: int | None = None, piece: 
             if text[inside:]:
                 yield text[inside:]
             inside = inside and not text
-            if not more:
-                return
 
 
-def _not_utf8(path: Path, error: UnicodeDecodeError, at: int) -> str:
-    "What is wrong with a text, where, and what to do about it."
+def _not_utf8(path: str | Path, error: UnicodeDecodeError, at: int) -> str:
+    "The message for a file that is not UTF-8: what is wrong, at which byte, and what to do."
     if at == 0 and error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return f"{path} is UTF-16, not UTF-8: save it as UTF-8 in an editor, or with iconv -f UTF-16 -t UTF-8"
-    where = f"byte {at}{' of what is packed in it' if _packed(path) else ''}"
-    return (
-        f"{path} is not UTF-8: {error.reason} at {where} (0x{error.object[error.start]:02x}); "
-        "if it is text in another encoding, save it as UTF-8"
-    )
-
-
-def _packed(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
+    packed = " of what is packed in it" if str(path).lower().endswith(".gz") else ""
+    return (f"{path} is not UTF-8: {error.reason} at byte {at}{packed} (0x{error.object[error.start]:02x}); "
+            "if it is text in another encoding, save it as UTF-8")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    "Open a file for its bytes, unpacking a .gz on the fly, and name it if it is damaged."
+def _opened(path: str | Path) -> Iterator[BinaryIO]:
+    "A file open for reading bytes, with a .gz unpacked on the fly; raise ValueError if it is damaged."
+    packed = str(path).lower().endswith(".gz")
     try:
-        if _packed(path) and path.stat().st_size == 0:
+        if packed and os.path.getsize(path) == 0:
             raise EOFError("it is empty")
-        with (gzip.open if _packed(path) else open)(path, "rb") as file:
+        with (gzip.open if packed else open)(path, "rb") as file:
             yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged, or no gzip file: {error}") from None
+        raise ValueError(f"{path} is damaged, or not a gzip file: {error}") from None
