@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tinygpt.attention import Attention, attend, attention_weights, causal_mask, share
+from tinygpt.attention import Attention, attention_weights, causal_mask, repeat_kv
+from tinygpt.cache import KVCache
 from tinygpt.show.attention import attention_map
 
 matplotlib.use("Agg")
@@ -56,10 +57,29 @@ def close(a, b, tolerance=1e-5):
     return a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
+def attend(query, key, value, attention_mask=None, weights_out=None):
+    """What the heads of an Attention return, (B, H, T, D), for these queries, keys and values.
+
+    Its matrices only pick them out of x; keys and values before those of the T queries come from its cache.
+    """
+    (B, H, T, D), (H_kv, S) = query.shape, key.shape[1:3]
+    new = [query, key[:, :, S - T :], value[:, :, S - T :]]
+    x = torch.cat([part.transpose(1, 2).flatten(2) for part in new], -1)
+    module, pick = Attention(x.shape[-1], H, H_kv, D), torch.eye(x.shape[-1])
+    for matrix, rows in zip((module.query, module.key, module.value), pick.split([H * D, H_kv * D, H_kv * D])):
+        matrix.weight.data = rows
+    module.proj.weight.data = pick[:, : H * D]
+    cache = KVCache() if S > T else None
+    if cache is not None:
+        cache.update(key[:, :, : S - T], value[:, :, : S - T])
+    out = module(x, attention_mask=attention_mask, cache=cache, weights_out=weights_out)
+    return out[..., : H * D].view(B, T, H, D).transpose(1, 2)
+
+
 # Weights and what they see
 
 
-def test_may_look_by_hand():
+def test_causal_mask_by_hand():
     assert causal_mask(2, 4).tolist() == [[True, True, True, False], [True, True, True, True]]
     assert causal_mask(3, 3, torch.tensor([False, True, True])).int().tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert causal_mask(3, 3, torch.ones(3, 3, dtype=torch.bool)).equal(causal_mask(3, 3))
@@ -99,23 +119,23 @@ def test_pytorch_agrees(given_look):
 
 @given(looks())
 @settings(deadline=None)
-def test_what_is_seen_belongs_to_what_comes_out_in_values_and_gradients(given_look):
+def test_both_ways_give_the_same_output_and_gradients_and_the_weights_belong_to_it(given_look):
     *inputs, mask = given_look
     pull, found = torch.randn(inputs[0].shape), []
-    for seen in None, []:
+    for weights_out in None, []:
         inputs = [y.detach().requires_grad_() for y in inputs]
-        out = attend(*inputs, mask, seen=seen)
+        out = attend(*inputs, mask, weights_out)
         found.append([out, *torch.autograd.grad((out * pull).sum(), inputs)])
     assert all(close(a, b) and a.isfinite().all() for a, b in zip(*found))
-    assert len(seen) == 1 and seen[0].equal(attention_weights(*inputs[:2], mask))
+    assert len(weights_out) == 1 and weights_out[0].equal(attention_weights(*inputs[:2], mask))
 
 
-@pytest.mark.parametrize("seen", [None, []])
-def test_a_row_that_may_look_nowhere_is_zero_and_so_are_its_gradients(seen):
+@pytest.mark.parametrize("weights_out", [None, []])
+def test_a_fully_masked_row_is_zero_and_so_are_its_gradients(weights_out):
     query, key, value = (torch.randn(2, 2, 5, 4, requires_grad=True) for _ in range(3))
     mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     mask[0, :, 3], mask[1, ..., :2] = False, False
-    out = attend(query, key, value, mask, seen=seen)
+    out = attend(query, key, value, mask, weights_out)
     assert (out[0, :, 3] == 0).all() and (out[1, :, :2] == 0).all() and (out[0, :, 4] != 0).all()
     out.square().sum().backward()
     assert all(y.grad.isfinite().all() for y in (query, key, value))
@@ -129,10 +149,10 @@ def test_one_query_sees_all_keys():
     assert (attention_weights(query, key) > 0).all()
 
 
-def test_neighbours_share():
-    key, query = torch.arange(2.0).view(1, 2, 1, 1), torch.zeros(1, 6, 1, 1)
-    assert share(key, query).flatten().tolist() == [0, 0, 0, 1, 1, 1]
-    assert share(key, query[:, :2]).equal(key)
+def test_neighbouring_heads_share_keys():
+    key = torch.arange(2.0).view(1, 2, 1, 1)
+    assert repeat_kv(key, 6).flatten().tolist() == [0, 0, 0, 1, 1, 1]
+    assert repeat_kv(key, 2).equal(key)
 
 
 @given(looks(masks=("none", "own")), st.integers(0, 5))
@@ -141,9 +161,9 @@ def test_no_gradient_comes_from_the_future_or_from_behind_the_mask(given_look, t
     query, key, value, mask = given_look
     T, S = query.shape[2], key.shape[2]
     t %= T
-    for seen in None, []:
+    for weights_out in None, []:
         key, value = key.detach().requires_grad_(), value.detach().requires_grad_()
-        attend(query, key, value, mask, seen=seen)[:, :, t].square().sum().backward()
+        attend(query, key, value, mask, weights_out)[:, :, t].square().sum().backward()
         hidden = ~causal_mask(T, S, mask).expand(len(query), 1, T, S)[:, 0, t]  # (B, S)
         for y in key, value:
             assert (y.grad.transpose(1, 2)[hidden] == 0).all()
@@ -172,7 +192,7 @@ def test_the_module_is_pytorchs_with_the_same_weights(B, T, n_head, size, bias, 
     future = torch.ones(T, T, dtype=torch.bool).triu(1)
     expected, weights = theirs(x, x, x, attn_mask=future, average_attn_weights=False)
     assert close(ours(x), expected)
-    assert close(ours(x, seen=(seen := [])), expected) and close(seen[0], weights)
+    assert close(ours(x, weights_out=(found := [])), expected) and close(found[0], weights)
 
 
 @pytest.mark.parametrize("n_kv_head", [1, 2, 4])
@@ -192,12 +212,12 @@ def test_the_module_is_that_of_qwen3_with_the_same_weights(n_kv_head):
     mask = torch.full((7, 7), -torch.inf).triu(1)[None, None]
     expected, weights = theirs(x, (angles.cos(), angles.sin()), mask)
 
-    def turn(y):
+    def rope(y):
         left, right = y.chunk(2, -1)
         return y * angles.cos() + torch.cat([-right, left], -1) * angles.sin()
 
-    assert close(ours(x, turn=turn), expected, 1e-4)
-    assert close(ours(x, turn=turn, seen=(seen := [])), expected, 1e-4) and close(seen[0], weights)
+    assert close(ours(x, rope), expected, 1e-4)
+    assert close(ours(x, rope, weights_out=(found := [])), expected, 1e-4) and close(found[0], weights)
 
 
 def test_shapes_of_the_parameters():
@@ -217,8 +237,9 @@ def test_a_changed_token_changes_nothing_before_it(T, place, seed, masked):
     x, mask = torch.randn(2, T, 12), (torch.rand(T, T) < 0.7) | torch.eye(T, dtype=torch.bool) if masked else None
     other = x.clone()
     other[:, place] += 100 * torch.randn(12)
-    for seen in None, []:
-        change = (attention(other, mask=mask, seen=seen) - attention(x, mask=mask, seen=seen)).abs().amax((0, 2))
+    for options in {}, {"weights_out": []}:
+        before, after = (attention(text, attention_mask=mask, **options) for text in (x, other))
+        change = (after - before).abs().amax((0, 2))
         assert (change[:place] < 1e-6).all() and change[place] > 1e-3
 
 
@@ -234,61 +255,51 @@ def test_texts_of_a_batch_know_nothing_of_each_other():
     assert close(attention(x), torch.cat([attention(text[None]) for text in x]))
 
 
-class Recorder:
-    "Keeps keys and values, and gives all there are."
-
-    def __init__(self):
-        self.kept = []
-
-    def __call__(self, key, value):
-        self.kept.append((key, value))
-        return tuple(torch.cat(parts, 2) for parts in zip(*self.kept))
-
-
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.booleans(), st.booleans())
 @settings(deadline=None)
 def test_a_text_in_pieces_is_the_text_as_a_whole(sizes, look, masked):
     attention, T = made(n_head=4, n_kv_head=2), sum(sizes)
-    x, past, out, start = torch.randn(2, T, 12), Recorder(), [], 0
+    x, cache, out, start = torch.randn(2, T, 12), KVCache(), [], 0
     mask = torch.rand(T) < 0.7 if masked else None
     for size in sizes:
         end = start + size
         part = None if mask is None else mask[:end]
-        out.append(attention(x[:, start:end], past=past, mask=part, seen=[] if look else None))
+        out.append(attention(x[:, start:end], attention_mask=part, cache=cache, weights_out=[] if look else None))
+        assert cache.key.shape == cache.value.shape == (2, 2, end, 3)
         start = end
-    assert close(torch.cat(out, 1), attention(x, mask=mask))
-    assert past.kept[0][0].shape == past.kept[0][1].shape == (2, 2, sizes[0], 3)
+    assert close(torch.cat(out, 1), attention(x, attention_mask=mask))
 
 
 @pytest.mark.parametrize("head", range(3))
 def test_a_head_switched_off_is_a_head_without_its_part_of_proj(head):
     attention, x = made(), torch.randn(2, 5, 12)
     keep = torch.arange(3) != head
-    off, gone = attention(x, heads=keep.float()), made()
+    off, gone = attention(x, head_scale=keep.float()), made()
     gone.proj.weight.data[:, 4 * head : 4 * head + 4] = 0
     assert close(off, gone(x)) and not close(off, attention(x))
-    parts = sum(attention(x, heads=one) for one in torch.eye(3))
-    assert close(parts, attention(x)) and close(attention(x, heads=torch.ones(3)), attention(x))
-    strength = torch.ones(3, requires_grad=True)
-    attention(x, heads=strength, seen=[]).square().sum().backward()
-    assert (strength.grad != 0).all()
+    parts = sum(attention(x, head_scale=one) for one in torch.eye(3))
+    assert close(parts, attention(x)) and close(attention(x, head_scale=torch.ones(3)), attention(x))
+    for weights_out in None, []:
+        strength = torch.ones(3, requires_grad=True)
+        attention(x, head_scale=strength, weights_out=weights_out).square().sum().backward()
+        assert (strength.grad != 0).all()
 
 
-def test_turn_gets_queries_and_keys_after_the_norms_and_past_gets_turned_keys():
-    attention, x, got, past = made(n_head=4, n_kv_head=2, qk_norm=nn.RMSNorm), torch.randn(2, 5, 12), [], Recorder()
+def test_rope_gets_queries_and_keys_after_the_norms_and_the_cache_gets_rotated_keys():
+    attention, x, got, cache = made(n_head=4, n_kv_head=2, qk_norm=nn.RMSNorm), torch.randn(2, 5, 12), [], KVCache()
 
-    def turn(y):
+    def rope(y):
         got.append(y)
         return 3 * y
 
-    attention(x, turn=turn, past=past)
+    attention(x, rope, cache=cache)
     query, key, value = (
         make(x).view(2, 5, -1, 3).transpose(1, 2) for make in (attention.query, attention.key, attention.value)
     )
     assert len(got) == 2 and close(got[0], F.rms_norm(query, (3,))) and close(got[1], F.rms_norm(key, (3,)))
-    assert close(past.kept[0][0], 3 * F.rms_norm(key, (3,))) and past.kept[0][1].equal(value)
+    assert close(cache.key, 3 * F.rms_norm(key, (3,))) and cache.value.equal(value)
     expected = attend(3 * got[0], 3 * got[1], value).transpose(1, 2).flatten(2)
-    assert close(attention(x, turn=turn), attention.proj(expected))
+    assert close(attention(x, rope), attention.proj(expected))
 
 
 def test_each_norm_is_applied_to_its_own():
@@ -303,54 +314,85 @@ def test_each_norm_is_applied_to_its_own():
     assert close(attention(x), before)  # and the norm takes away any length
 
 
-def test_dropout_is_for_training_alone():
-    attention, x = made(dropout=0.5), torch.randn(2, 8, 12)
+@pytest.mark.parametrize("wanted", [False, True])
+def test_dropout_is_for_training_alone_whether_or_not_the_weights_are_wanted(wanted):
+    attention, plain, x = made(dropout=0.5), made(), torch.randn(2, 8, 12)
+
+    def run(module):
+        return module(x, weights_out=[] if wanted else None)
+
     attention.eval()
-    assert attention(x).equal(attention(x)) and close(attention(x), made()(x))
+    assert run(attention).equal(run(attention)) and close(run(attention), plain(x))
     attention.train()
-    assert not close(attention(x), attention(x))
-    average = torch.stack([attention(x) for _ in range(4000)]).mean(0)
-    assert (average - made()(x)).abs().max() < 0.06
+    assert not close(run(attention), run(attention)) and not close(run(attention), plain(x))
+    average = torch.stack([run(attention) for _ in range(4000)]).mean(0)
+    assert (average - plain(x)).abs().max() < 0.06
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_weights_out_gets_the_weights_before_dropout(train):
+    x, weights_out, expected = torch.randn(2, 8, 12), [], []
+    made(dropout=0.5).train(train)(x, weights_out=weights_out)
+    made()(x, weights_out=expected)
+    assert len(weights_out) == 1 and weights_out[0].equal(expected[0])
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("seen", [False, True])
-def test_it_compiles_as_one_graph_forward_and_backward(masked, seen):
+@pytest.mark.parametrize("wanted", [False, True])
+def test_it_compiles_as_one_graph_forward_and_backward(masked, wanted):
     attention, x = made(n_head=4, n_kv_head=2, qk_norm=nn.RMSNorm), torch.randn(2, 6, 12)
-    mask = torch.arange(6) < torch.tensor([[6], [4]]) if masked else None
-    mask = mask[:, None, None] if masked else None
+    mask = (torch.arange(6) < torch.tensor([[6], [4]]))[:, None, None] if masked else None
+    head_scale = torch.tensor([1.0, 0.5, 0.0, 1.0])
     found = []
     for run in attention, torch.compile(attention, fullgraph=True, backend="aot_eager"):
         attention.zero_grad()
-        out = run(
-            x, turn=lambda y: 1.5 * y, mask=mask, heads=torch.tensor([1.0, 0.5, 0.0, 1.0]), seen=[] if seen else None
-        )
+        weights_out = [] if wanted else None
+        out = run(x, lambda y: 1.5 * y, attention_mask=mask, head_scale=head_scale, weights_out=weights_out)
         out.square().sum().backward()
         found.append([out, *(p.grad for p in attention.parameters())])
     assert all(close(a, b) for a, b in zip(*found))
 
 
-@pytest.mark.parametrize("seen", [None, []])
-def test_bfloat16_is_close_and_stays_bfloat16(seen):
+@pytest.mark.parametrize("masked", [False, True])
+def test_it_compiles_for_varying_lengths_without_a_graph_break(masked):
+    torch.compiler.reset()
+    attention, graphs = made(n_head=4, n_kv_head=2), []
+
+    def eager(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(attention, fullgraph=True, backend=eager)
+    for T in 5, 9, 4, 17, 12, 2, 1:
+        x, mask = torch.randn(2, T, 12), torch.rand(2, 1, 1, T) < 0.7 if masked else None
+        assert close(compiled(x, attention_mask=mask), attention(x, attention_mask=mask))
+    assert len(graphs) <= 3  # for the first length, for any, and for a single token
+
+
+@pytest.mark.parametrize("weights_out", [None, []])
+def test_bfloat16_is_close_and_stays_bfloat16(weights_out):
     attention, x = made(n_head=4, n_kv_head=2), torch.randn(2, 9, 12)
     exact = attention(x)
-    rough = attention.bfloat16()(x.bfloat16(), seen=seen)
+    rough = attention.bfloat16()(x.bfloat16(), weights_out=weights_out)
     assert rough.dtype == torch.bfloat16 and (rough.float() - exact).abs().max() < 0.03 * exact.abs().max()
-    assert seen is None or seen[0].dtype == torch.bfloat16
+    assert weights_out is None or weights_out[0].dtype == torch.bfloat16
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="6 heads cannot share 4"):
+    with pytest.raises(ValueError, match="n_head=6 is not a multiple of n_kv_head=4"):
         Attention(12, 6, n_kv_head=4)
-    with pytest.raises(ValueError, match="2 heads cannot share 4"):
+    with pytest.raises(ValueError, match="n_head=2 is not a multiple of n_kv_head=4"):
         Attention(12, 2, n_kv_head=4)
-    for wrong in torch.randn(2, 5, 11), torch.randn(2, 5):
-        with pytest.raises(RuntimeError):
-            made()(wrong)
+    with pytest.raises(ValueError, match="n_embd=13 .* n_head=4"):
+        Attention(13, 4)
     with pytest.raises(RuntimeError):
-        made()(torch.randn(2, 5, 12), mask=torch.ones(5, 4, dtype=torch.bool))
+        made()(torch.randn(2, 5, 11))
+    with pytest.raises(ValueError):
+        made()(torch.randn(2, 5))
     with pytest.raises(RuntimeError):
-        made()(torch.randn(2, 5, 12), heads=torch.ones(4))
+        made()(torch.randn(2, 5, 12), attention_mask=torch.ones(5, 4, dtype=torch.bool))
+    with pytest.raises(RuntimeError):
+        made()(torch.randn(2, 5, 12), head_scale=torch.ones(4))
 
 
 # Maps
@@ -483,12 +525,12 @@ def test_shapes_that_are_no_map_are_refused(shape):
 
 def test_a_map_is_drawn_from_what_a_module_saw():
     attention, x = made().bfloat16(), torch.randn(1, 5, 12).bfloat16()
-    attention(x, seen=(seen := []))
-    fig = attention_map(torch.stack(seen)[:, 0], "a b c d e".split())
-    assert np.allclose(fig.axes[0].images[0].get_array().filled(0), seen[0][0, 0].detach().float())
-    assert attention_map(seen[0][0], [b"a"] * 5).axes
+    attention(x, weights_out=(found := []))
+    fig = attention_map(torch.stack(found)[:, 0], "a b c d e".split())
+    assert np.allclose(fig.axes[0].images[0].get_array().filled(0), found[0][0, 0].detach().float())
+    assert attention_map(found[0][0], [b"a"] * 5).axes
 
 
 def test_more_heads_than_numbers_are_refused():
-    with pytest.raises(ValueError, match="2 numbers.*4 heads"):
+    with pytest.raises(ValueError, match="n_embd=2 .* n_head=4"):
         Attention(2, 4)

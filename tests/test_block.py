@@ -1,6 +1,7 @@
 """Chapter 07: MLP and Block are what transformers and a few lines of arithmetic say, at any size."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Block
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3MLP, Qwen3RotaryEmbedding
 
 from tinygpt.attention import Attention
-from tinygpt.block import MLP, Block
+from tinygpt.block import MLP, MLPS, Block, SwiGLU
+from tinygpt.cache import KVCache
 from tinygpt.positions import rotation
 
 KINDS = pytest.mark.parametrize("kind", ["swiglu", "gelu"])
@@ -22,8 +24,15 @@ shapes = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 12), st.
 
 def build(kind="swiglu", norm=nn.RMSNorm, dropout=0.0, bias=False, **attention):
     "A small block."
-    parts = Attention(16, 4, bias=bias, **attention), MLP(16, 24, kind, bias)
+    parts = Attention(16, 4, bias=bias, **attention), MLPS[kind][0](16, 24, bias)
     return Block(*parts, lambda: norm(16), dropout)
+
+
+def zero_last(block):
+    "The same block with its last matrices zero, as a new model has them."
+    nn.init.zeros_(block.attention.proj.weight)
+    nn.init.zeros_(block.mlp.down.weight)
+    return block
 
 
 def loud(module, seed=0):
@@ -51,8 +60,8 @@ class Told(nn.Module):
         super().__init__()
         self.proj, self.calls, self.answer = nn.Linear(1, 1), [], answer
 
-    def forward(self, x, **look):
-        self.calls.append((x, look))
+    def forward(self, x, *arguments):
+        self.calls.append((x, arguments))
         return self.answer(x)
 
 
@@ -73,7 +82,7 @@ def test_mlp_is_what_its_formula_says(shape, seed, bias):
     *batch, n_embd, n_hidden = shape
     torch.manual_seed(seed)
     x = torch.randn(*batch, n_embd)
-    gated, gelu = loud(MLP(n_embd, n_hidden, bias=bias), seed), loud(MLP(n_embd, n_hidden, "gelu", bias), seed)
+    gated, gelu = loud(SwiGLU(n_embd, n_hidden, bias), seed), loud(MLP(n_embd, n_hidden, bias), seed)
 
     def through(layer, y):
         return y @ layer.weight.T + (layer.bias if bias else 0)
@@ -92,7 +101,7 @@ def test_mlp_has_the_parameters_it_should_and_treats_each_token_alike(shape):
     *batch, n_embd, n_hidden = shape
     for kind, ups in ("swiglu", 2), ("gelu", 1):
         for bias in False, True:
-            mlp = MLP(n_embd, n_hidden, kind, bias)
+            mlp = MLPS[kind][0](n_embd, n_hidden, bias)
             biases = bias * (ups * n_hidden + n_embd)
             assert sum(p.numel() for p in mlp.parameters()) == (ups + 1) * n_embd * n_hidden + biases
     x = torch.randn(*batch, n_embd)
@@ -111,7 +120,7 @@ def gpt2(**changes):
 
 def test_mlp_is_that_of_qwen3():
     theirs = loud(Qwen3MLP(qwen3()))
-    ours = fill(MLP(16, 24), {name.replace("_proj", ""): p for name, p in theirs.named_parameters()})
+    ours = fill(SwiGLU(16, 24), {name.replace("_proj", ""): p for name, p in theirs.named_parameters()})
     x = torch.randn(2, 5, 16)
     torch.testing.assert_close(ours(x), theirs(x))
 
@@ -126,7 +135,7 @@ def gpt2_mlp(theirs):
 
 def test_mlp_is_that_of_gpt2():
     theirs = loud(GPT2MLP(24, gpt2())).eval()
-    ours = fill(MLP(16, 24, "gelu", bias=True), gpt2_mlp(theirs))
+    ours = fill(MLP(16, 24, bias=True), gpt2_mlp(theirs))
     x = torch.randn(2, 5, 16)
     torch.testing.assert_close(ours(x), theirs(x))
 
@@ -134,10 +143,10 @@ def test_mlp_is_that_of_gpt2():
 # Block against other people's
 
 
-def compare(ours, theirs, x, extra, **look):
+def compare(ours, theirs, x, extra, **arguments):
     "What comes out, and the gradient that gets back to x."
     results = []
-    for module, given_ in (ours, look), (theirs, extra):
+    for module, given_ in (ours, arguments), (theirs, extra):
         start = x.clone().requires_grad_()
         y = module(start, **given_)
         y = y[0] if isinstance(y, tuple) else y
@@ -160,13 +169,13 @@ def test_block_is_a_layer_of_qwen3(T):
             name = name.replace(old, new)
         weights[name] = p
     norm = lambda size=16: nn.RMSNorm(size, eps=1e-6)  # noqa: E731
-    ours = fill(Block(Attention(16, 4, 2, head_dim=8, qk_norm=norm), MLP(16, 24), norm), weights)
+    ours = fill(Block(Attention(16, 4, 2, head_dim=8, qk_norm=norm), SwiGLU(16, 24), norm), weights)
     x, positions = torch.randn(2, T, 16), torch.arange(T)
     turns = Qwen3RotaryEmbedding(config)(x, positions[None])
     causal = torch.full((T, T), -torch.inf).triu(1)[None, None]
     base = config.rope_parameters["rope_theta"]
     extra = {"position_embeddings": turns, "attention_mask": causal}
-    compare(ours, theirs, x, extra, turn=rotation(positions, 8, base))
+    compare(ours, theirs, x, extra, rope=rotation(positions, 8, base))
 
 
 @pytest.mark.parametrize("T", [1, 7])
@@ -208,16 +217,16 @@ def test_block_reads_norms_and_adds(shape, seed):
 @KINDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("norm", [nn.RMSNorm, nn.LayerNorm])
-def test_a_new_block_changes_nothing(kind, dtype, norm):
+def test_a_block_with_zeros_last_changes_nothing(kind, dtype, norm):
     for n_kv_head in 4, 2, 1:
-        block = build(kind, norm, n_kv_head=n_kv_head, qk_norm=nn.RMSNorm).to(dtype)
+        block = zero_last(build(kind, norm, n_kv_head=n_kv_head, qk_norm=nn.RMSNorm)).to(dtype)
         x = (100 * torch.randn(3, 6, 16)).to(dtype)
         assert block(x).equal(x) and block(x).dtype == dtype
 
 
 @KINDS
-def test_a_new_block_with_biases_adds_those_and_nothing_else(kind):
-    block, x = build(kind, bias=True), torch.randn(2, 5, 16)
+def test_a_block_with_zeros_last_and_biases_adds_those_and_nothing_else(kind):
+    block, x = zero_last(build(kind, bias=True)), torch.randn(2, 5, 16)
     torch.testing.assert_close(block(x), x + block.attention.proj.bias + block.mlp.down.bias)
 
 
@@ -233,12 +242,12 @@ def test_bias_gives_every_matrix_one_or_none(kind, bias):
 @KINDS
 def test_the_gradient_reaches_the_zeros_at_once_and_everything_after_one_step(kind):
     torch.manual_seed(0)
-    block, x = build(kind, bias=True, qk_norm=nn.RMSNorm), torch.randn(2, 5, 16)
+    block, x = zero_last(build(kind, bias=True, qk_norm=nn.RMSNorm)), torch.randn(2, 5, 16)
     sgd = torch.optim.SGD(block.parameters(), lr=0.5)
 
     def step():
         sgd.zero_grad()
-        block(x, turn=rotation(torch.arange(5), 4)).sin().sum().backward()
+        block(x, rope=rotation(torch.arange(5), 4)).sin().sum().backward()
 
     step()
     assert all(last.weight.grad.abs().max() > 0.01 for last in (block.attention.proj, block.mlp.down))
@@ -249,20 +258,14 @@ def test_the_gradient_reaches_the_zeros_at_once_and_everything_after_one_step(ki
     assert not idle
 
 
-def test_each_norm_is_made_anew_and_only_the_last_matrices_are_zero():
-    attention, mlp = loud(Attention(16, 4)), loud(MLP(16, 24))
+def test_each_norm_is_made_anew_and_the_parts_are_taken_as_they_are():
+    attention, mlp = loud(Attention(16, 4)), loud(SwiGLU(16, 24))
     before = copy.deepcopy(attention), copy.deepcopy(mlp)
     block = Block(attention, mlp, lambda: nn.RMSNorm(16))
     assert block.attention is attention and block.mlp is mlp
     assert block.attention_norm is not block.mlp_norm
-    changed = [
-        name
-        for old, new in zip(before, (attention, mlp))
-        for (name, p), q in zip(old.named_parameters(), new.parameters())
-        if not p.equal(q)
-    ]
-    assert changed == ["proj.weight", "down.weight"]
-    assert not attention.proj.weight.any() and not mlp.down.weight.any()
+    for old, new in zip(before, (attention, mlp)):
+        assert all(p.equal(q) for p, q in zip(old.parameters(), new.parameters()))
 
 
 # Dropout
@@ -292,35 +295,35 @@ def test_dropout_is_for_training_alone():
     plain = loud(build())
     assert not block(x).equal(block(x))
     assert block.eval()(x).equal(plain(x)) and plain.train()(x).equal(plain.eval()(x))
-    block.train()
-    assert build(dropout=0.5)(x).equal(x)  # a new block has nothing to throw away, and never drops the stream
+    assert zero_last(build(dropout=0.5))(x).equal(x)  # nothing is added, and the stream itself is never dropped
 
 
 # What is handed on
 
 
 def test_everything_else_reaches_the_attention():
-    attention = Told(torch.zeros_like)
-    look = {"mask": object(), "turn": object(), "seen": [], "heads": object(), "past": object()}
-    Block(attention, ToldMLP(torch.zeros_like), lambda: nn.RMSNorm(16))(torch.randn(1, 3, 16), **look)
-    assert attention.calls[0][1] == look
+    attention, names = Told(torch.zeros_like), ("rope", "attention_mask", "cache", "head_scale", "weights_out")
+    given = {name: object() for name in names}
+    Block(attention, ToldMLP(torch.zeros_like), lambda: nn.RMSNorm(16))(torch.randn(1, 3, 16), **given)
+    (_, arguments), signature = attention.calls[0], inspect.signature(Attention.forward)
+    assert signature.bind(None, None, *arguments).arguments.items() >= given.items()
+    assert list(inspect.signature(Block.forward).parameters) == list(signature.parameters)
 
 
-def test_mask_turn_seen_heads_and_past_do_their_work():
+def test_each_argument_of_attention_does_its_work():
     block, x = loud(build()), torch.randn(2, 6, 16)
-    plain, seen = block(x), []
-    torch.testing.assert_close(block(x, seen=seen), plain)
-    assert seen[0].shape == (2, 4, 6, 6)
-    changes = {"turn": rotation(torch.arange(6), 4), "heads": torch.tensor([1.0, 0, 1, 1]), "mask": torch.eye(6) > 0}
+    plain, weights_out = block(x), []
+    torch.testing.assert_close(block(x, weights_out=weights_out), plain)
+    assert weights_out[0].shape == (2, 4, 6, 6)
+    changes = {
+        "rope": rotation(torch.arange(6), 4),
+        "attention_mask": torch.eye(6) > 0,
+        "head_scale": torch.tensor([1.0, 0, 1, 1]),
+    }
     assert all(not block(x, **{name: change}).allclose(plain, atol=1e-3) for name, change in changes.items())
-    torch.testing.assert_close(block(x, heads=torch.ones(4)), plain)
-    kept = []
-
-    def past(key, value):
-        kept.append((key, value))
-        return tuple(torch.cat(pair, -2) for pair in zip(*kept))
-
-    piecewise = torch.cat([block(part, past=past) for part in x.split([3, 1, 2], 1)], 1)
+    torch.testing.assert_close(block(x, head_scale=torch.ones(4)), plain)
+    cache = KVCache()
+    piecewise = torch.cat([block(part, cache=cache) for part in x.split([3, 1, 2], 1)], 1)
     torch.testing.assert_close(piecewise, plain, rtol=1e-4, atol=1e-4)
 
 
@@ -344,10 +347,10 @@ def test_block_compiles_whole_forward_and_backward(kind):
     block = loud(build(kind, qk_norm=nn.RMSNorm))
     compiled = torch.compile(copy.deepcopy(block), fullgraph=True, backend="aot_eager")
     x = torch.randn(2, 6, 16)
-    look = {"turn": rotation(torch.arange(6), 4)}
+    rope = rotation(torch.arange(6), 4)
     for module in block, compiled:
-        module(x, **look).sin().sum().backward()
-    torch.testing.assert_close(compiled(x, **look), block(x, **look), rtol=1e-4, atol=1e-5)
+        module(x, rope).sin().sum().backward()
+    torch.testing.assert_close(compiled(x, rope), block(x, rope), rtol=1e-4, atol=1e-5)
     for p, q in zip(block.parameters(), compiled.parameters()):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-4)
 
@@ -365,13 +368,16 @@ def test_bfloat16_is_near(kind):
 def test_silu_and_gelu_are_those_of_the_papers_at_a_few_points():
     "By hand, so that no library is asked: weights of one, a single number."
     for kind, expected in ("gelu", 0.841192), ("swiglu", 0.731059):
-        mlp = MLP(1, 1, kind)
+        mlp = MLPS[kind][0](1, 1)
         for p in mlp.parameters():
             nn.init.ones_(p)
         assert mlp(torch.ones(1)).item() == pytest.approx(expected, abs=1e-5)
     assert F.gelu(torch.ones(1)).item() != pytest.approx(0.841192, abs=1e-5)  # that is the other formula
 
 
-def test_an_unknown_kind_names_those_there_are():
-    with pytest.raises(ValueError, match="'relu'.*'swiglu'.*'gelu'"):
-        MLP(4, 8, "relu")
+def test_the_default_widths_give_about_eight_squares_of_weights():
+    for kind, (make, width) in MLPS.items():
+        for n_embd in 96, 128, 384, 768:
+            weights = sum(p.numel() for p in make(n_embd, width(n_embd)).parameters())
+            assert 0.9 < weights / (8 * n_embd**2) <= 1, kind
+    assert MLPS["gelu"][1](128) == 512 and MLPS["swiglu"][1](128) == 336 and MLPS["swiglu"][1](4) == 16

@@ -58,8 +58,8 @@ def test_it_is_that_of_qwen3_in_transformers(theta, head_dim, batched):
     positions = torch.tensor([[0, 1, 2, 3, 4, 5, 6], [90, 91, 95, 200, 201, 0, 1]])
     positions = positions if batched else positions[:1].expand(2, 7) + 40
     cos, sin = Qwen3RotaryEmbedding(config)(query, positions)
-    turn = rotation(positions if batched else positions[0], head_dim, theta)
-    for mine, theirs in zip((turn(query), turn(key)), apply_rotary_pos_emb(query, key, cos, sin)):
+    rope = rotation(positions if batched else positions[0], head_dim, theta)
+    for mine, theirs in zip((rope(query), rope(key)), apply_rotary_pos_emb(query, key, cos, sin)):
         assert mine.allclose(theirs, atol=1e-4)
 
 
@@ -104,12 +104,12 @@ def test_each_text_has_its_own_positions():
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_one_function_turns_queries_and_fewer_keys(batched):
+def test_one_function_rotates_queries_and_fewer_keys(batched):
     query, key, positions = made((2, 6, 5, 4), 0), made((2, 2, 5, 4), 1), torch.arange(5) + 3
-    turn = rotation(positions.expand(2, 5) if batched else positions, 8)
+    rope = rotation(positions.expand(2, 5) if batched else positions, 8)
     for y in query, key:
-        assert turn(y).allclose(exact(y, positions), atol=1e-5)
-    assert attention_weights(turn(query), turn(key)).shape == (2, 6, 5, 5)
+        assert rope(y).allclose(exact(y, positions), atol=1e-5)
+    assert attention_weights(rope(query), rope(key)).shape == (2, 6, 5, 5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -185,27 +185,27 @@ def test_attention_as_a_whole_knows_distances_and_nothing_else(heads, T, offset,
     torch.manual_seed(seed)
     layer, x = Attention(24, *heads, head_dim=8), torch.randn(2, T, 24)
     with torch.no_grad():
-        here = layer(x, turn=rotation(torch.arange(T), 8))
+        here = layer(x, rope=rotation(torch.arange(T), 8))
         for there in torch.arange(T) + offset, torch.arange(T) + torch.tensor([[0], [offset]]):
-            assert layer(x, turn=rotation(there, 8)).allclose(here, atol=1e-3)
+            assert layer(x, rope=rotation(there, 8)).allclose(here, atol=1e-3)
 
 
-def test_attention_with_turns_sees_order_and_without_does_not():
+def test_attention_with_rope_sees_order_and_without_does_not():
     torch.manual_seed(0)
     layer, x, other = Attention(16, 2), torch.randn(1, 5, 16), torch.tensor([2, 0, 3, 1, 4])
-    turn = rotation(torch.arange(5), 8)
+    rope = rotation(torch.arange(5), 8)
     with torch.no_grad():
         assert layer(x[:, other])[:, -1].allclose(layer(x)[:, -1], atol=1e-6)
-        assert not layer(x[:, other], turn=turn)[:, -1].allclose(layer(x, turn=turn)[:, -1], atol=1e-2)
+        assert not layer(x[:, other], rope=rope)[:, -1].allclose(layer(x, rope=rope)[:, -1], atol=1e-2)
 
 
-def test_attention_with_turns_is_that_of_torch_with_values_as_they_are():
+def test_attention_with_rope_is_that_of_torch_with_values_as_they_are():
     torch.manual_seed(0)
-    layer, x, turn = Attention(16, 4, 2), torch.randn(2, 6, 16), rotation(torch.arange(6) * 3, 4)
+    layer, x, rope = Attention(16, 4, 2), torch.randn(2, 6, 16), rotation(torch.arange(6) * 3, 4)
     query, key, value = (
         make(x).unflatten(-1, (-1, 4)).transpose(1, 2) for make in (layer.query, layer.key, layer.value)
     )
     positions = torch.arange(6) * 3
     query, key = exact(query.detach(), positions).float(), exact(key.detach(), positions).float()
-    seen = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-    assert layer(x, turn=turn).allclose(layer.proj(seen.transpose(1, 2).flatten(2)), atol=1e-5)
+    out = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    assert layer(x, rope=rope).allclose(layer.proj(out.transpose(1, 2).flatten(2)), atol=1e-5)
