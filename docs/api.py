@@ -22,7 +22,7 @@ tinygpt.{module}
 
 def public_modules(chapters: list) -> list[str]:
     """The modules that have an `__all__`: those of the chapters in their order, then those written by hand."""
-    lessons = [chapter.module for chapter in chapters if chapter.module]
+    lessons = list(dict.fromkeys(chapter.module for chapter in chapters if chapter.module))
     paths = [path for path in PACKAGE.rglob("[!_]*.py") if re.search(r"^__all__ =", path.read_text("utf-8"), re.M)]
     names = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in paths}
     return lessons + sorted(names.difference(lessons))

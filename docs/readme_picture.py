@@ -1,13 +1,13 @@
 """Draws the picture in the README: one sentence while its merges are replayed. python docs/readme_picture.py"""
 
 from pathlib import Path
-
-import matplotlib.pyplot as plt
 from pydoc_data.topics import topics
 
+import matplotlib.pyplot as plt
+
 from tinygpt import GPT4_SPLIT
-from tinygpt.show.pictures import TINTS
 from tinygpt.engine.splitting import count_chunks
+from tinygpt.show.pictures import TINTS
 from tinygpt.tokenizer import BPETokenizer, learn_merges
 
 plt.style.use("tinygpt.assets.course")

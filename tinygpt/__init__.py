@@ -1,24 +1,24 @@
 """What `import tinygpt as tg` offers."""
 
-from tinygpt.io.corpus import Corpus, corpus
-from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT
-from tinygpt.tokenizer import BPETokenizer, CharTokenizer
-from tinygpt.tales import chat, logprob, tale, the_tokenizer
-from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
-from tinygpt.training import TrainConfig, train
-from tinygpt.io.log import Record
-from tinygpt.io.checkpoints import load, save
+from tinygpt.attention import Attention
 from tinygpt.baseline import bits_per_byte, cross_entropy, evaluate, perplexity
-from tinygpt.world.parser import answers
-from tinygpt.world.skills import skill_accuracy, spans
+from tinygpt.block import MLP, Block, SwiGLU
+from tinygpt.data import Windows, validation_batches
+from tinygpt.engine.prime import prime
+from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT
+from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
+from tinygpt.io.checkpoints import load, save
+from tinygpt.io.corpus import Corpus, corpus
+from tinygpt.io.log import Record
+from tinygpt.io.tokens import Tokens, encode_corpus
+from tinygpt.optim import Muon, build_optimizers
 from tinygpt.show.attention import attention_map
 from tinygpt.show.ladder import ladder
-from tinygpt.io.tokens import Tokens, encode_corpus
-from tinygpt.data import Windows, validation_batches
-from tinygpt.attention import Attention
-from tinygpt.block import MLP, Block, SwiGLU
-from tinygpt.engine.prime import prime
-from tinygpt.optim import Muon, build_optimizers
+from tinygpt.tales import chat, logprob, tale, the_tokenizer
+from tinygpt.tokenizer import BPETokenizer, CharTokenizer
+from tinygpt.training import TrainConfig, train
+from tinygpt.world.parser import answers
+from tinygpt.world.skills import skill_accuracy, spans
 
 __version__ = "0.1.0"
 
