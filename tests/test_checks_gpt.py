@@ -25,7 +25,7 @@ def machine(
     "The whole model, with a switch for each thing that can be forgotten."
     x = model.embed(ids)
     if place:
-        x = join(x, model.place(place(ids)))
+        x = join(x, model.position_embedding(place(ids)))
     for b in model.blocks[layers]:
         if block:
             x = block(x, b)
@@ -37,7 +37,7 @@ def machine(
     return (model.norm(x) if last else x) @ model.embed.weight.T
 
 
-def normed_road(x, b):
+def normed_stream(x, b):
     x = b.attention_norm(x)
     x = x + b.attention(x)
     x = b.mlp_norm(x)
@@ -57,7 +57,7 @@ def wrong_block(block):
 
 
 def backwards(model, ids):
-    x = model.embed(ids) + model.place(torch.arange(ids.shape[1]))
+    x = model.embed(ids) + model.position_embedding(torch.arange(ids.shape[1]))
     for b in reversed(model.blocks):
         x = b(x)
     return model.norm(x) @ model.embed.weight.T
@@ -153,18 +153,18 @@ def biases(c):
     return c.n_layer * (queries + 2 * keys + 2 * c.n_embd + 2 * c.n_hidden)
 
 
-def chunks(x, vocabulary, targets, n_rows):
+def chunks(x, unembedding, targets, n_rows):
     "Of each chunk its surprises."
     rows = torch.arange(len(x)).split(n_rows)
-    return [F.cross_entropy(x[r] @ vocabulary.T, targets[r], reduction="none") for r in rows]
+    return [F.cross_entropy(x[r] @ unembedding.T, targets[r], reduction="none") for r in rows]
 
 
-def loss_of(x, vocabulary, targets, n_rows):
-    return torch.cat(chunks(x, vocabulary, targets, n_rows)).mean().item()
+def loss_of(x, unembedding, targets, n_rows):
+    return torch.cat(chunks(x, unembedding, targets, n_rows)).mean().item()
 
 
-def memory_of(x, vocabulary, targets, n_rows):
-    return min(n_rows, len(x)) * len(vocabulary) * 4
+def memory_of(x, unembedding, targets, n_rows):
+    return min(n_rows, len(x)) * len(unembedding) * 4
 
 
 def chunked(loss=loss_of, memory=memory_of):
@@ -197,7 +197,7 @@ MISTAKES = [
     ("logits_of", lambda m, i: machine(m, i, norms=(False, True)), "Attention reads the stream as it is"),
     ("logits_of", lambda m, i: machine(m, i, norms=(True, False)), "The MLP reads the stream as it is"),
     ("logits_of", lambda m, i: machine(m, i, norms=(False, False)), "Neither half has its norm"),
-    ("logits_of", wrong_block(normed_road), "The norms stand on the road"),
+    ("logits_of", wrong_block(normed_stream), "The norms stand in the stream"),
     (
         "logits_of",
         wrong_block(lambda x, b: x + b.attention(b.attention_norm(x)) + b.mlp(b.mlp_norm(x))),
@@ -249,7 +249,7 @@ MISTAKES = [
         lambda m, i: machine(m, i, place=lambda ids: torch.arange(ids.shape[1]).flip(0)),
         "positions run backwards",
     ),
-    ("logits_of", lambda m, i: machine(m, i, place=lambda ids: ids), "model.place got the ids"),
+    ("logits_of", lambda m, i: machine(m, i, place=lambda ids: ids), "model.position_embedding got the ids"),
     ("logits_of", lambda m, i: machine(m, i, join=lambda a, b: b.expand_as(a)), "Only the positions went in"),
     ("logits_of", lambda m, i: machine(m, i, join=torch.mul), "The two tables were multiplied"),
     ("logits_of", lambda m, i: machine(m, i, layers=slice(1)), "Only the first block"),
@@ -341,7 +341,7 @@ MISTAKES = [
     ("in_chunks", by_memory(lambda most, x, v, n: len(x) * len(v)), "all logits, as a count"),
     ("in_chunks", by_memory(lambda most, x, v, n: len(v) * 4), "the last chunk, or a single row"),
     ("in_chunks", by_memory(lambda most, x, v, n: n * 8), "the stream of a chunk"),
-    ("in_chunks", by_memory(lambda most, x, v, n: v.nbytes), "the vocabulary itself"),
+    ("in_chunks", by_memory(lambda most, x, v, n: v.nbytes), "the unembedding itself"),
     ("in_chunks", by_memory(lambda most, x, v, n: most / 1024), "Those are kilobytes"),
     ("in_chunks", by_memory(lambda most, x, v, n: most / 1e3), "Those are kilobytes"),
     ("in_chunks", by_memory(lambda most, x, v, n: most / 1e6), "Those are megabytes"),
@@ -360,10 +360,10 @@ test_right_answers_pass_and_blank_ones_are_no_mistake, test_each_mistake_has_its
 
 def test_answers_in_other_clothes_are_right():
     def with_blocks(model, ids):
-        x = model.embed(ids) + model.place.weight[: ids.shape[1]]
+        x = model.embed(ids) + model.position_embedding.weight[: ids.shape[1]]
         for block in model.blocks:
             x = block(x)
-        return F.linear(model.norm(x), model.vocabulary)
+        return F.linear(model.norm(x), model.unembedding)
 
     def as_tensor(model, ids, n):
         ids = torch.tensor([ids])
@@ -383,7 +383,8 @@ def test_what_is_expected_is_what_the_model_itself_says():
     "The check puts the parts together by itself: here the whole model stands beside it."
     parts = check._Parts()
     model = GPT(GPTConfig.gpt2(6, block_size=8, n_layer=2, n_head=2, n_embd=8, n_hidden=12))
-    model.embed, model.place, model.blocks, model.norm = parts.embed, parts.place, parts.blocks, parts.norm
+    model.embed, model.position_embedding = parts.embed, parts.position_embedding
+    model.blocks, model.norm = parts.blocks, parts.norm
     assert check.logits_of(lambda _, ids: model(ids))
 
 

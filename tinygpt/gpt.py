@@ -6,7 +6,7 @@
 __all__ = ['NORMS', 'SHAPES', 'GPTConfig', 'make_norm', 'make_block', 'GPT', 'count_parameters', 'count_flops']
 
 # %% ../nbs/08_gpt.ipynb #imports
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -51,10 +51,12 @@ class GPTConfig:
         guard.gpt_config(self, NORMS, MLPS)
 
     def resolve(self) -> "GPTConfig":
-        "The same shape, with the sizes filled in that were None."
+        "The same shape, with the sizes filled in that were None, and every size a plain int."
         default_width = MLPS[self.mlp][1]
         sizes = {"n_kv_head": self.n_head, "head_dim": self.n_embd // self.n_head, "n_hidden": default_width(self.n_embd)}
-        return replace(self, **{name: size for name, size in sizes.items() if getattr(self, name) is None})
+        given = {name: getattr(self, name) for name in guard.GPT_SIZES}
+        sizes |= {name: size for name, size in given.items() if size is not None}
+        return replace(self, **{name: int(size) for name, size in sizes.items()})  # NumPy's integers, too
 
     @classmethod
     def named(cls, name: str, **changes) -> "GPTConfig":

@@ -1,8 +1,7 @@
-"""What arguments must be. Each function raises ValueError with a sentence that names what was given and what would do."""
+"""What arguments must be. Each function raises ValueError and says what was given, and what would do."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 from operator import index
 
 import numpy as np
@@ -23,44 +22,51 @@ def whole_number(name: str, value: int, least: int, most: int = 2**32 - 1) -> in
     return number
 
 
-def number(name: str, value: float, least: float, limit: float):
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def number(name: str, value: float, limit: float = math.inf, least: float = 0):
     "Raise ValueError unless the value is a number, at least `least` and below `limit`."
-    if not isinstance(value, Real) or isinstance(value, bool) or not least <= value < limit:
-        raise ValueError(f"{name}={value!r} should be a number, at least {least}, below {limit:g}")
+    if not is_number(value) or not least <= value < limit:
+        below = f" and below {limit:g}" if limit < math.inf else ""
+        raise ValueError(f"{name}={value!r} should be a number, {least} or more{below}")
 
 
 def choice(name: str, value: object, known: Iterable):
     "Raise ValueError for an unknown option."
     known = list(known)
-    if not any(value == one and type(value) is type(one) for one in known):
+    if value not in known or type(value) is not type(known[0]):
         raise ValueError(f"{name}={value!r} should be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
 
 
 def heads(n_embd: int, n_head: int, n_kv_head: int | None, head_dim: int | None):
     "Raise ValueError unless the width can be divided into heads, and the key/value heads among them."
     if head_dim is None and n_embd % n_head:
-        raise ValueError(f"n_embd={n_embd} cannot be divided into n_head={n_head} heads: make it a multiple of {n_head}")
+        raise ValueError(f"n_embd={n_embd} cannot be divided into n_head={n_head} heads: give head_dim, or make it "
+                         f"a multiple of {n_head}")
     if n_kv_head is not None and n_head % n_kv_head:
         raise ValueError(f"n_head={n_head} is not a multiple of n_kv_head={n_kv_head}, so the query heads cannot "
-                         "share the key/value heads equally: choose a divisor")
+                         f"share the key/value heads equally: choose a divisor of {n_head}")
 
 
 def gpt_config(c, norms: Mapping, mlps: Mapping):
     "Raise ValueError for a shape that cannot be built."
-    for name, known in {"position": ("rope", "learned"), "norm": norms, "mlp": mlps}.items():
+    flags = dict.fromkeys(("qk_norm", "bias", "tied"), (True, False))
+    for name, known in ({"position": ("rope", "learned"), "norm": norms, "mlp": mlps} | flags).items():
         choice(name, getattr(c, name), known)
-    for name in "qk_norm", "bias", "tied":
-        choice(name, getattr(c, name), (True, False))
-    for name, least, limit in ("dropout", 0, 1), ("rope_base", 1, 1e12), ("norm_eps", 0, 1):
-        number(name, getattr(c, name), least, limit)
+    number("dropout", c.dropout, limit=1)
+    number("norm_eps", c.norm_eps, limit=1)
+    number("rope_base", c.rope_base, limit=1e12, least=1)
     for name in GPT_SIZES:
         if getattr(c, name) is not None or name not in ("n_kv_head", "n_hidden", "head_dim"):
             whole_number(name, getattr(c, name), 1)
     heads(c.n_embd, c.n_head, c.n_kv_head, c.head_dim)
     head_dim = c.head_dim or c.n_embd // c.n_head
     if c.position == "rope" and head_dim % 2:
-        raise ValueError(f"head_dim={head_dim} (n_embd={c.n_embd} / n_head={c.n_head}) is odd, and rope rotates pairs: "
-                         "make it even, or choose position='learned'")
+        share = "" if c.head_dim else f" (n_embd={c.n_embd} / n_head={c.n_head})"
+        raise ValueError(f"head_dim={head_dim}{share} is odd, and rope rotates pairs: make it even, or choose "
+                         "position='learned'")
 
 
 def token_ids(name: str, ids: Tensor, c):
@@ -75,10 +81,10 @@ def token_ids(name: str, ids: Tensor, c):
     if ids.shape[1] > c.block_size:
         raise ValueError(f"{name} of {ids.shape[1]} tokens are more than block_size={c.block_size}, the context window "
                          "of this model: cut them, or build a model with a larger one")
-    if can_read(ids):
-        for wrong in (edge.item() for edge in ids.aminmax() if not 0 <= edge < c.vocab_size):
-            raise ValueError(f"{name} hold {wrong}, and the vocabulary of this model ends at {c.vocab_size - 1}: were "
-                             "they made by another tokenizer?")
+    low, high = ids.aminmax() if can_read(ids) else (0, 0)
+    if low < 0 or high >= c.vocab_size:
+        raise ValueError(f"{name} hold {low if low < 0 else high}, and the vocabulary of this model goes from 0 to "
+                         f"{c.vocab_size - 1}: were they made by another tokenizer?")
 
 
 def can_read(tensor: Tensor) -> bool:
@@ -92,14 +98,15 @@ def model_inputs(ids: Tensor, c, positions: Tensor | None, attention_mask: Tenso
     token_ids("ids", ids, c)
     B, T = ids.shape
     if positions is None and cache is not None:
-        raise ValueError("cache needs positions, too: where in the whole text these tokens stand")
+        raise ValueError("a cache needs positions, too: where in the whole text these tokens stand")
     if positions is not None:
         if positions.shape not in ((T,), (1, T), (B, T)) or positions.is_floating_point():
             raise ValueError(f"positions of shape {tuple(positions.shape)}, {positions.dtype}, should be whole "
                              f"numbers, ({T},) or ({B}, {T})")
         low, high = positions.aminmax() if can_read(ids) and c.position == "learned" else (0, 0)
         if low < 0 or high >= c.block_size:
-            raise ValueError(f"positions from {low} to {high} are not all below block_size={c.block_size}")
+            raise ValueError(f"positions go from {low} to {high}, and this model has learned those from 0 to "
+                             f"{c.block_size - 1} (block_size={c.block_size}): cut the text")
     if attention_mask is not None and (attention_mask.dim(), attention_mask.dtype) != (4, torch.bool):
         raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)}, {attention_mask.dtype}, should be "
                          "torch.bool, (B, 1, T, S); to leave out padding, mask[:, None, None]")
@@ -114,7 +121,7 @@ def loss_targets(ids: Tensor, targets: Tensor, mask: Tensor | None, c):
     "Raise ValueError unless targets and mask have the shape of the ids, and the targets that count are token ids."
     for name, given in ("targets", targets), ("mask", mask):
         if given is not None and given.shape != ids.shape:
-            raise ValueError(f"{name} of shape {tuple(given.shape)} should have the shape of the ids, {tuple(ids.shape)}")
+            raise ValueError(f"{name} of shape {tuple(given.shape)} should have that of the ids, {tuple(ids.shape)}")
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"the mask is {mask.dtype}, and should be torch.bool: true where a target counts")
     token_ids("targets", targets if mask is None else targets.masked_fill(~mask, 0), c)
@@ -123,18 +130,19 @@ def loss_targets(ids: Tensor, targets: Tensor, mask: Tensor | None, c):
 def rates(**rates: float | None):
     "Raise ValueError unless every rate that is given is a finite number >= 0."
     for name, rate in rates.items():
-        if rate is not None and not (isinstance(rate, Real) and 0 <= rate < math.inf):
-            raise ValueError(f"{name}={rate!r} should be a number, 0 or more")
+        if rate is not None:
+            number(name, rate)
 
 
 def muon_group(group: dict):
     "Raise ValueError for a parameter group that Muon cannot train."
-    rates(lr=group["lr"], momentum=group["momentum"], weight_decay=group["weight_decay"])
+    for name in "lr", "momentum", "weight_decay":
+        number(name, group[name])
     if group["momentum"] >= 1:
         raise ValueError(f"momentum={group['momentum']} should be below 1, or no gradient counts")
     for p in group["params"]:
         if p.dim() != 2:
-            raise ValueError(f"Muon trains matrices, and this parameter has the shape {tuple(p.shape)}: give it to AdamW")
+            raise ValueError(f"Muon trains matrices, and this parameter is {tuple(p.shape)}: give it to AdamW")
 
 
 def train_config(c, schedules: Iterable[str]):
@@ -150,7 +158,7 @@ def train_config(c, schedules: Iterable[str]):
         whole_number(name, getattr(c, name), 0)
     for name in "epochs", "minutes", "clip":
         value = getattr(c, name)
-        if value is not None and not (isinstance(value, Real) and 0 < value < math.inf):
+        if value is not None and not (is_number(value) and 0 < value < math.inf):
             raise ValueError(f"{name}={value!r} should be a number above 0")
     rates(lr=c.lr, embedding_lr=c.embedding_lr, vector_lr=c.vector_lr, weight_decay=c.weight_decay)
     choice("schedule", c.schedule, schedules)
@@ -171,9 +179,8 @@ def special_tokens(names: Iterable[str], vocab_size: int) -> list[str]:
     if isinstance(names, str):
         raise ValueError(f"special_tokens={names!r} is one text; give a list of them: [{names!r}]")
     names = list(names)
-    for name in names:
-        if not isinstance(name, str):
-            raise ValueError(f"expected text (str), got {type(name).__name__}: {name!r:.40}")
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"expected text (str), got {type(wrong[0]).__name__}: {wrong[0]!r:.40}")
     if "" in names or len(set(names)) < len(names):
         raise ValueError(f"special tokens must be distinct and not empty, got {names}")
     if index(vocab_size) < 256 + len(names):
@@ -190,11 +197,11 @@ def windows(tokens, block_size: int, batch_size: int, seed: int = 0, rank: int =
     whole_number("seed", seed, 0)
     whole_number("rank", rank, 0, world_size - 1)
     n, n_targets = len(tokens), np.diff(tokens.bounds) - 1 + tokens.bounds[0]
-    if not tokens.whole_documents and n < (least := block_size + 1 if full else 2):
+    least, why = (block_size + 1, "block_size + 1") if full else (2, "one to read, one to predict")
+    if not tokens.whole_documents and n < least:
         shorter = f", or ask for block_size={n - 1} or less" if n > 1 else ""
-        raise ValueError(f"there are {n} tokens, and one window needs {least} (block_size + 1): give a longer text"
-                         f"{shorter}")
+        raise ValueError(f"there are {n} tokens, and one window needs {least} ({why}): give a longer text{shorter}")
     if tokens.whole_documents and (most := n_targets.max()) > block_size:
-        raise ValueError(f"document {n_targets.argmax()} has {most} tokens to predict, and block_size={block_size} "
-                         f"holds {block_size}: ask for block_size={most} or more, or set tokens.whole_documents = False to "
-                         "cut windows as in running text")
+        raise ValueError(f"document {n_targets.argmax()} has {most} tokens to predict, and block_size={block_size}: "
+                         f"ask for block_size={most} or more, or set tokens.whole_documents = False to cut windows as "
+                         "in running text")

@@ -24,8 +24,9 @@ class _Parts:
             with torch.no_grad():
                 for p in model.parameters():
                     p.add_(torch.randn_like(p) * 0.4)
-        self.config, self.head, self.vocabulary = config, None, model.vocabulary
-        self.embed, self.place, self.blocks, self.norm = model.embed, model.place, model.blocks, model.norm
+        self.config, self.lm_head, self.unembedding = config, None, model.unembedding
+        self.embed, self.position_embedding = model.embed, model.position_embedding
+        self.blocks, self.norm = model.blocks, model.norm
 
     def __call__(self, *_):
         raise ValueError("here the model cannot be called: put it together from its parts")
@@ -59,11 +60,11 @@ def logits_of(answer):
 
 def _entrance(model: _Parts, ids) -> Tensor:
     ids = torch.as_tensor(ids)
-    return model.embed(ids) + model.place(torch.arange(ids.shape[1]))
+    return model.embed(ids) + model.position_embedding(torch.arange(ids.shape[1]))
 
 
 def _diagnose_logits(answer, args, got: Tensor, model: _Parts, ids: Tensor):
-    words, places, x = model.embed(ids), model.place(torch.arange(5)), _entrance(model, ids)
+    words, places, x = model.embed(ids), model.position_embedding(torch.arange(5)), _entrance(model, ids)
     right = _stream(model, x)
 
     def halves(x, b, norms=(True, True), plus=(True, True)):
@@ -72,7 +73,7 @@ def _diagnose_logits(answer, args, got: Tensor, model: _Parts, ids: Tensor):
         made = b.mlp(b.mlp_norm(x) if norms[1] else x)
         return x + made if plus[1] else made
 
-    def normed_road(x, b):
+    def normed_stream(x, b):
         x = b.attention_norm(x)
         x = x + b.attention(x)
         x = b.mlp_norm(x)
@@ -81,7 +82,7 @@ def _diagnose_logits(answer, args, got: Tensor, model: _Parts, ids: Tensor):
     def side_by_side(x, b):
         return x + b.attention(b.attention_norm(x)) + b.mlp(b.mlp_norm(x))
 
-    def other_road(x, b):
+    def other_stream(x, b):
         "The second plus adds to what was there before attention."
         return x + b.mlp(b.mlp_norm(x + b.attention(b.attention_norm(x))))
 
@@ -113,10 +114,13 @@ def _diagnose_logits(answer, args, got: Tensor, model: _Parts, ids: Tensor):
         (lambda x, b: halves(x, b, norms=(False, True)), f"Attention {no_norm}"),
         (lambda x, b: halves(x, b, norms=(True, False)), f"The MLP {no_norm}"),
         (lambda x, b: halves(x, b, norms=(False, False)), f"Neither half has its norm: each {no_norm}"),
-        (normed_road, "The norms stand on the road: x itself was replaced by its normed copy. Norm what is read only."),
+        (
+            normed_stream,
+            "The norms stand in the stream: x itself was replaced by its normed copy. Norm what is read only.",
+        ),
         (side_by_side, "The MLP read the stream of before attention. It should read the sum, with what was just seen."),
         (
-            other_road,
+            other_stream,
             "What attention saw was read by the MLP, but never added to the stream: the second x is the old one.",
         ),
         (post_norm, "The norms stand after the pluses: that is post-norm. Norm what goes into a part, not the sum."),
@@ -130,18 +134,21 @@ def _diagnose_logits(answer, args, got: Tensor, model: _Parts, ids: Tensor):
         (_stream(model, x, norm=nothing), "The last norm was forgotten: after the blocks comes model.norm."),
         (_stream(model, words), "No positions were added: the model cannot know which token came first."),
         (
-            _stream(model, words + model.place(torch.arange(1, 6))),
+            _stream(model, words + model.position_embedding(torch.arange(1, 6))),
             "The positions are shifted by one: the first token stands at position 0.",
         ),
         (
-            _stream(model, words + model.place(torch.zeros(5, dtype=torch.int64))),
+            _stream(model, words + model.position_embedding(torch.zeros(5, dtype=torch.int64))),
             "Every token got position 0. They stand at 0, 1, 2 and so on.",
         ),
         (
-            _stream(model, words + model.place(torch.arange(4, -1, -1))),
+            _stream(model, words + model.position_embedding(torch.arange(4, -1, -1))),
             "The positions run backwards: the first token stands at position 0.",
         ),
-        (_stream(model, words + model.place(ids)), "model.place got the ids. It wants to know where they stand."),
+        (
+            _stream(model, words + model.position_embedding(ids)),
+            "model.position_embedding got the ids. It wants to know where they stand.",
+        ),
         (_stream(model, places.expand_as(words)), "Only the positions went in: the tokens themselves are missing."),
         (_stream(model, words * places), "The two tables were multiplied. They are added."),
         (model.norm(model.blocks[0](x)) @ model.embed.weight.T, "Only the first block was run. There are two."),
@@ -171,7 +178,7 @@ class _Embedding(nn.Embedding):
 
 
 def _gradient(embed: nn.Embedding, head: nn.Linear) -> Tensor:
-    "How strongly each row of the embedding is pulled by one lesson: after 'red' comes 'kite'."
+    "How strongly each row of the embedding is pulled by one example: after 'red' comes 'kite'."
     embed.weight.grad = None
     F.cross_entropy(head(embed(torch.tensor([1]))), torch.tensor([2])).backward()
     pulled = embed.weight.grad.abs()
@@ -228,7 +235,7 @@ def tied_head(answer):
             picture,
         )
     raise Finding(
-        "The head has a copy. Equal today, but after one step they differ: one lesson, that 'kite' comes after 'red', "
+        "The head has a copy. Equal today, but after one step they differ: one example, that 'kite' comes after 'red', "
         "pulls at these numbers of the embedding, and what the head learns (outlined) does not reach it.",
         picture,
     )
@@ -360,7 +367,7 @@ def parameters_of(answer):
         (count(c, last=0), "The norm after the last block is missing."),
         (right + c.n_layer * 2 * C + C, "The norms were counted with a bias each. RMSNorm has a gain alone."),
         (count(c, layers=1), f"Only one layer was counted. There are {c.n_layer}."),
-        (right + c.block_size * C, "A table of positions was counted. This shape turns queries and keys, for free."),
+        (right + c.block_size * C, "A table of positions was counted. This shape rotates queries and keys, for free."),
         (right * 4, "Those are bytes. How many numbers there are is wanted."),
     ]
     args = (c,)
@@ -398,15 +405,15 @@ def in_chunks(answer):
         [0.2, -1.0],
         [-0.5, 2.5],
     ]
-    vocabulary = [[1.0, 0.0], [0.0, 1.0], [-1.0, 1.0], [0.5, 0.5], [1.0, -1.0]]
+    unembedding = [[1.0, 0.0], [0.0, 1.0], [-1.0, 1.0], [0.5, 0.5], [1.0, -1.0]]
     targets, n_rows = [0, 3, 2, 1, 4, 3, 2, 1, 0, 4], 3
-    args = x, vocabulary, targets, n_rows
+    args = x, unembedding, targets, n_rows
     result = attempt(answer, *args, expect=(tuple, list))
     if len(result) != 2:
         raise Finding(
             f"{call(answer, *args)} returned {len(result)} things. Two numbers are wanted: the loss, and bytes."
         )
-    logits, y = torch.tensor(x) @ torch.tensor(vocabulary).T, torch.tensor(targets)
+    logits, y = torch.tensor(x) @ torch.tensor(unembedding).T, torch.tensor(targets)
     surprise = F.cross_entropy(logits, y, reduction="none")
     parts, N, V = surprise.split(n_rows), *logits.shape
     right = surprise.mean()
@@ -445,14 +452,14 @@ def in_chunks(answer):
         (N * V, "Those are all logits, as a count of numbers. One chunk, in bytes, is wanted."),
         (V * 4, "That is the last chunk, or a single row. The largest chunk has more."),
         (n_rows * 2 * 4, "That is what the stream of a chunk takes. Its logits are wider: one for each token."),
-        (V * 2 * 4, "That is the vocabulary itself. The logits of a chunk are wanted."),
+        (V * 2 * 4, "That is the unembedding itself. The logits of a chunk are wanted."),
         (most / 1e3, "Those are kilobytes. Bytes are wanted."),
         (most / 1024, "Those are kilobytes. Bytes are wanted."),
         (most / 1e6, "Those are megabytes. Bytes are wanted."),
         (most / 1024**2, "Those are megabytes. Bytes are wanted."),
     ]
     _judge("memory", result[1], most, mistakes)
-    loss, most = attempt(answer, x, vocabulary, targets, 100, expect=(tuple, list))
+    loss, most = attempt(answer, x, unembedding, targets, 100, expect=(tuple, list))
     _judge("loss, all rows being one chunk,", loss, right, [])
     much = "100 rows were allowed, but there are only ten: no chunk is larger than what there is."
     _judge("memory, all rows being one chunk,", most, N * V * 4, [(100 * V * 4, much)])
