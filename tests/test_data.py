@@ -1,4 +1,4 @@
-"""Chapter 03: every batch against a plain account of what it should hold, and token files against all that may happen."""
+"""Chapter 03: every batch against a plain account of what it should hold, and token files against every mishap."""
 
 import gzip
 import importlib.util
@@ -23,7 +23,8 @@ from tinygpt.data import Windows, make_batch, validation_batches
 from tinygpt.engine import cores
 from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT
 from tinygpt.io import corpus as corpora
-from tinygpt.io import downloads, tokenizer_files, tokens as token_files
+from tinygpt.io import downloads, tokenizer_files
+from tinygpt.io import tokens as token_files
 from tinygpt.io.corpus import Documents, Seeded, corpus, split_stories
 from tinygpt.io.text import read_text
 from tinygpt.io.tokens import Tokens, encode_corpus, fingerprint, is_whole, write_tokens

@@ -280,7 +280,8 @@ def test_two_processes_at_once(serve, cache):
         answer.send()
 
     server = serve(together)
-    ask = f"from tinygpt.io.downloads import download; print(download({server.url + '/a'!r}, {SHA256!r}, 'a.bin', retries=0))"
+    arguments = f"{server.url + '/a'!r}, {SHA256!r}, 'a.bin', retries=0"
+    ask = f"from tinygpt.io.downloads import download; print(download({arguments}))"
     runs = [subprocess.Popen([sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [run.communicate(timeout=60)[0].strip() for run in runs] == [str(cache / "a.bin")] * 2
     assert (cache / "a.bin").read_bytes() == BODY and files_in(cache) == ["a.bin"]

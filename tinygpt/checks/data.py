@@ -202,8 +202,8 @@ def _shared_state() -> str:
 def rows_at(answer):
     "Exercise 4: which stories come at a step, from nothing but the arguments."
 
-    def ask(step: int, n=10, size=2, seed=7, rank=0, world=1) -> list[int]:
-        args = step, n, size, seed, rank, world
+    def ask(step: int, n=10, size=2, seed=7, rank=0, world_size=1) -> list[int]:
+        args = step, n, size, seed, rank, world_size
         rows = _plain(attempt(answer, *args, expect=LIST), answer, args)
         if len(rows) != size:
             raise Finding(
@@ -249,7 +249,7 @@ def _check_pure(answer, ask):
     if found[0] == found[1] and touched:
         raise Finding(
             "Asked twice for the same step, it gave different rows: it draws from the generator that the whole program "
-            "shares, and whoever else draws from it changes your lessons. Make one of your own, from the seed and the epoch."
+            "shares, and whoever else draws from it changes your examples. Make one of your own, from the seed and the epoch."
         )
     raise Finding(
         "Asked twice for the same step, it gave different rows, although no shared generator was touched in between. "
@@ -280,12 +280,12 @@ def _check_ends(ask):
 
 def _check_ranks(ask):
     for step in range(5):
-        shares, big = [ask(step, rank=rank, world=2) for rank in range(2)], ask(step, size=4)
+        shares, big = [ask(step, rank=rank, world_size=2) for rank in range(2)], ask(step, size=4)
         if shares[0] == shares[1]:
             raise Finding(f"At step {step}, ranks 0 and 1 of 2 both got {shares[0]}. They should do different work.")
         if sorted(shares[0] + shares[1]) == sorted(big):
             continue
-        if step and set(shares[0]) & set(ask(step - 1, rank=1, world=2)):
+        if step and set(shares[0]) & set(ask(step - 1, rank=1, world_size=2)):
             raise Finding(
                 f"Rank 0 at step {step} gets {shares[0]}, of which rank 1 had its share a step before: the ranks overlap. "
                 "By how many rows does a step move on if two machines take part?"

@@ -1,4 +1,4 @@
-"""Work on all cores."""
+"""Many jobs on all cores of the machine."""
 
 import multiprocessing
 import os
@@ -8,24 +8,29 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, islice
 
 
-def worker(job):
-    "Do one job in another process, which was told beforehand how."
-    return worker.work(job)
+def _start(work: Callable):
+    "Tell a new process what to do with each job."
+    global _work
+    _work = work
+
+
+def _run(job):
+    return _work(job)
 
 
 def on_all_cores(work: Callable, jobs: Iterable, enough: int = 4) -> Iterator:
-    "The result of each job, in order: on all cores if there are `enough` jobs (and fork exists), otherwise on one."
+    "The result of each job, in order. They run on one core if there are fewer than `enough`, or processes cannot fork."
     jobs, running, cores = iter(jobs), deque(), os.cpu_count() or 1
     first = list(islice(jobs, enough))
-    can_fork = "fork" in multiprocessing.get_all_start_methods()
-    can_fork = can_fork and not multiprocessing.current_process().daemon
+    daemon = multiprocessing.current_process().daemon  # it may not start processes
+    can_fork = "fork" in multiprocessing.get_all_start_methods() and not daemon
     if len(first) < enough or cores == 1 or not can_fork:
         yield from map(work, chain(first, jobs))
         return
-    fork, told = multiprocessing.get_context("fork"), (worker, "work", work)
-    with ProcessPoolExecutor(cores, fork, initializer=setattr, initargs=told) as pool:
+    fork = multiprocessing.get_context("fork")  # so that `work` need not be pickled
+    with ProcessPoolExecutor(cores, fork, initializer=_start, initargs=(work,)) as pool:
         for job in chain(first, jobs):
-            running.append(pool.submit(worker, job))
+            running.append(pool.submit(_run, job))
             if len(running) > 2 * cores:
                 yield running.popleft().result()
         while running:

@@ -10,7 +10,7 @@ TINTS = ["#2b8cc4", "#d9730d", "#1f9e77", "#c2649a", "#9a7d0a", "#7a6fc9"]  # as
 
 
 class Picture:
-    "HTML for a notebook, and plain text for a terminal."
+    "A picture as HTML for a notebook, and as plain text for a terminal."
 
     def __init__(self, html: str, text: str):
         self.html, self.text = html, text
@@ -23,7 +23,7 @@ class Picture:
 
 
 def show(fig, alt: str, handle=None):
-    "Draw a matplotlib figure, described in words for those who cannot see it; in place of another, given its handle."
+    "Display a matplotlib figure with this alternative text; with a display handle, it replaces what is shown there."
     import matplotlib.pyplot as plt
     from IPython.display import display
 
@@ -36,7 +36,7 @@ def show(fig, alt: str, handle=None):
 
 
 def visible(token: bytes | str) -> str:
-    "A token in print: a line break shows as an arrow, bytes that are no whole character in hexadecimal."
+    "A token as printable text: an arrow for a line break, hexadecimal for bytes that are not a whole character."
     try:
         text = token if isinstance(token, str) else token.decode()
     except UnicodeDecodeError:
@@ -45,7 +45,7 @@ def visible(token: bytes | str) -> str:
 
 
 def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked: int | None = None) -> Picture:
-    "Show where a text is cut: each token in a colour of its own, its id when pointed at, one of them outlined."
+    "The tokens of a text, each in a colour; pointing at one shows its id, and the marked one is outlined."
     tokens, spans = list(tokens), []
     for i, token in enumerate(tokens):
         text = visible(token)
@@ -61,13 +61,15 @@ def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked:
 
 
 def slider(frames: Sequence[Picture], labels: Sequence[str], name: str) -> Picture:
-    "Frames under a slider, alive wherever HTML is: in a notebook, in its saved copy and on the site."
+    "A slider that chooses one of the frames, in plain HTML: it works in a saved notebook and on the site, too."
     move = (
-        "const box = this.closest('div'); box.querySelector('output').textContent = this.dataset.labels.split('|')[this.value];"
+        "const box = this.closest('div'); "
+        "box.querySelector('output').textContent = this.dataset.labels.split('|')[this.value];"
         "box.querySelectorAll('section').forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')"
     )
     bar = (
-        f'<input type="range" min="0" max="{len(frames) - 1}" value="0" style="width:min(24em,60%);vertical-align:middle" '
+        f'<input type="range" min="0" max="{len(frames) - 1}" value="0" '
+        'style="width:min(24em,60%);vertical-align:middle" '
         f'aria-label="{html.escape(name)}" data-labels="{html.escape("|".join(labels))}" oninput="{move}">'
     )
     shown = "".join(
@@ -78,12 +80,11 @@ def slider(frames: Sequence[Picture], labels: Sequence[str], name: str) -> Pictu
 
 
 def table(rows: Iterable[Sequence[str | Picture]]) -> Picture:
-    "Words and pictures side by side, row by row."
-    rows, cell = [list(row) for row in rows], 'style="text-align:left;vertical-align:top;padding:3px 14px 3px 0"'
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td {cell}>{c.html if isinstance(c, Picture) else html.escape(c)}</td>" for c in row)
-        + "</tr>"
-        for row in rows
-    )
+    "A table of words and pictures, row by row."
+    def cell(content: str | Picture) -> str:
+        inner = content.html if isinstance(content, Picture) else html.escape(content)
+        return f'<td style="text-align:left;vertical-align:top;padding:3px 14px 3px 0">{inner}</td>'
+
+    rows = [list(row) for row in rows]
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     return Picture(f"<table>{body}</table>", "\n".join("  ".join(map(str, row)) for row in rows))
