@@ -164,7 +164,7 @@ MISTAKES = [
     ("block", lambda x, a, m, n1, n2: x + whole(x, a, m, n1, n2), "x was added twice"),
     ("block", lambda x, a, m, n1, n2: n2(n1(x + a(x)) + m(n1(x + a(x)))), "That is post-norm"),
     ("block", lambda x, a, m, n1, n2: x + n1(a(x)) + n2(m(x + n1(a(x)))), "behind the parts"),
-    ("block", replaced, "The norms stand on the road"),
+    ("block", replaced, "The norms stand in the residual stream"),
     (
         "block",
         lambda x, a, m, n1, n2: saw(n1(x), a, lambda y: y) + m(n2(saw(n1(x), a, lambda y: y))),
@@ -216,7 +216,7 @@ MISTAKES = [
     ("scale", lambda n: 1 / (math.sqrt(2) * n), "Only the 2 is under the root"),
     ("scale", lambda n: 1 / (2 * math.sqrt(n)), "Only n_layer is under the root"),
     ("scale", lambda n: 1, "Nothing is made quieter"),
-    ("scale", lambda n: 0, "add nothing, as in `Block`"),
+    ("scale", lambda n: 0, "add nothing, as in a new `GPT`"),
     ("scale", lambda n: 0.3, "is not the factor for 6 blocks"),
     ("scale", lambda n: 12**-0.5, "is not the factor for 24 blocks"),
 ]

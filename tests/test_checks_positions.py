@@ -125,19 +125,19 @@ def merged(y):
     return y.transpose(0, 1).flatten(1)
 
 
-def looking(turn_query=None, turn_key=None, turn_value=None, turn_seen=None, split=split, merged=merged, scale=1.0):
-    "Attention that turns by functions made from the positions; without one, as it should be, or not at all."
+def looking(rope_query=None, rope_key=None, rope_value=None, rope_output=None, split=split, merged=merged, scale=1.0):
+    "Attention that applies these functions of the positions; without one, queries and keys get the right one."
 
     def right(positions):
         return rotation(positions, 4)
 
     def wrong(query, key, value, n_head, positions):
         query, key, value = (split(y, n_head) for y in (query, key, value))
-        query, key = (turn_query or right)(positions)(query), (turn_key or right)(positions)(key)
-        if turn_value:
-            value = turn_value(positions)(value)
-        seen = attention_weights(query[None] * scale, key[None])[0] @ value
-        return merged(turn_seen(positions)(seen) if turn_seen else seen)
+        query, key = (rope_query or right)(positions)(query), (rope_key or right)(positions)(key)
+        if rope_value:
+            value = rope_value(positions)(value)
+        out = attention_weights(query[None] * scale, key[None])[0] @ value
+        return merged(rope_output(positions)(out) if rope_output else out)
 
     return wrong
 
@@ -163,14 +163,14 @@ def in_a_row(positions):
 
 
 def across(query, key, value, n_head, positions):
-    turn = rotation(positions, query.shape[1])
-    return looking(leave, leave)(turn(query), turn(key), value, n_head, positions)
+    rope = rotation(positions, query.shape[1])
+    return looking(leave, leave)(rope(query), rope(key), value, n_head, positions)
 
 
 def unmasked(query, key, value, n_head, positions):
     query, key, value = (split(y, n_head) for y in (query, key, value))
-    turn = rotation(positions, 4)
-    return merged((turn(query) @ turn(key).mT / 2).softmax(-1) @ value)
+    rope = rotation(positions, 4)
+    return merged((rope(query) @ rope(key).mT / 2).softmax(-1) @ value)
 
 
 def reshaped(y, n_head):
@@ -270,13 +270,13 @@ MISTAKES = [
     ("turned_by", lambda x, a: x, "Nothing was turned"),
     ("turned_by", lambda x, a: turned(x, a)[:, :3], "Both numbers of each pair"),
     ("turned_by", nudged(turned, (2, 4)), "in row 2, column 4 is"),
-    ("look_turned", looking(turn_value=at), "The values were turned"),
-    ("look_turned", looking(turn_seen=at), "What was seen was turned"),
-    ("look_turned", looking(turn_key=leave), "Only the queries were turned"),
-    ("look_turned", looking(turn_query=leave), "Only the keys were turned"),
+    ("look_turned", looking(rope_value=at), "The values were turned"),
+    ("look_turned", looking(rope_output=at), "What was seen was turned"),
+    ("look_turned", looking(rope_key=leave), "Only the queries were turned"),
+    ("look_turned", looking(rope_query=leave), "Only the keys were turned"),
     ("look_turned", looking(leave, leave), "does not know where anything is"),
-    ("look_turned", looking(turn_key=after), "The keys stand one place further on"),
-    ("look_turned", looking(turn_query=after), "The queries stand one place further on"),
+    ("look_turned", looking(rope_key=after), "The keys stand one place further on"),
+    ("look_turned", looking(rope_query=after), "The queries stand one place further on"),
     ("look_turned", across, "before it was split into heads"),
     ("look_turned", looking(twice, twice), "turned twice"),
     ("look_turned", looking(in_a_row, in_a_row), "0, 1, 2, 3 were taken"),
@@ -340,8 +340,8 @@ def test_answers_in_other_clothes_are_right():
         for h in range(n_head):
             q, k, v = (y[:, h * D : (h + 1) * D] for y in (query, key, value))
             for t in range(len(q)):
-                turn = rotation(positions, D)
-                weights = (turn(q)[t] @ turn(k)[: t + 1].T / math.sqrt(D)).softmax(0)
+                rope = rotation(positions, D)
+                weights = (rope(q)[t] @ rope(k)[: t + 1].T / math.sqrt(D)).softmax(0)
                 out[t, h * D : (h + 1) * D] = weights @ v[: t + 1]
         return out
 

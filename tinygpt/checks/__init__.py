@@ -31,8 +31,8 @@ class Verdict:
         word, color = MARKS[self.state]
         drawn = self.picture.html if self.picture else ""
         return (
-            f'<div style="border-left:4px solid {color};padding:.4em .9em;margin:.3em 0"><strong style="color:{color}">{word}'
-            f"</strong> {html.escape(self.message)}{drawn}</div>"
+            f'<div style="border-left:4px solid {color};padding:.4em .9em;margin:.3em 0">'
+            f'<strong style="color:{color}">{word}</strong> {html.escape(self.message)}{drawn}</div>'
         )
 
 
@@ -143,6 +143,6 @@ def attempt(answer, *args, expect: type | tuple[type, ...], give: str = "return"
         )
     if given != args:
         raise Finding(
-            f"{call(answer, *args)} changed what it was given. Whoever calls it may still need that: build something new."
+            f"{call(answer, *args)} changed what it was given. The caller may still need that: build something new."
         )
     return result

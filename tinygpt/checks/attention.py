@@ -233,7 +233,8 @@ def many_heads(answer):
         ),
         (
             _heads(*across, r).flatten(2),
-            "Heads looked at heads, and not tokens at tokens: transpose (B, T, H, D) to (B, H, T, D) before the product.",
+            "Heads looked at heads, and not tokens at tokens: "
+            "transpose (B, T, H, D) to (B, H, T, D) before the product.",
         ),
         (_heads(*whole, 2), "That is one head of C numbers. Tell the heads apart before the scores are made."),
         (_heads(*whole, r), "That is one head of C numbers. Tell the heads apart before the scores are made."),

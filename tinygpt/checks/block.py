@@ -214,10 +214,10 @@ def block(answer):
     given = [[1.0, 2.0], [-3.0, 0.5], [0.5, -1.0]]
     args, x = (given, look, think, n1, n2), torch.tensor(given)
     saw = look(n1(x))
-    both, road, post = x + saw, n1(x), n1(x + look(x))
+    both, normed, post = x + saw, n1(x), n1(x + look(x))
     second = x + think(n2(x))
     late = x + n1(look(x))
-    on_road = n2(road + look(road))
+    normed_twice = n2(normed + look(normed))
     unnormed = x + look(x)
     mistakes = [
         (saw + think(n2(saw)), "The first residual is missing: attention replaced x. Add what it saw to x."),
@@ -229,7 +229,7 @@ def block(answer):
         ),
         (both + think(n2(x)), "The MLP read norm2(x), the old x. It should read the sum: norm2(x + what was seen)."),
         (
-            both + think(road),
+            both + think(normed),
             "Both parts read the same norm1(x), side by side. The MLP should read norm2 of the sum.",
         ),
         (
@@ -246,16 +246,18 @@ def block(answer):
             "The norms stand behind the parts, in the branches. Each part should read a normed copy.",
         ),
         (
-            on_road + think(on_road),
-            "The norms stand on the road: x was replaced by its norm. Only what a part reads is normed, not x itself.",
+            normed_twice + think(normed_twice),
+            "The norms stand in the residual stream: x was replaced by its norm. "
+            "Only what a part reads is normed, not x itself.",
         ),
         (
-            road + look(road) + think(n2(road + look(road))),
-            "The first norm stands on the road: attention's part was added to norm1(x). Add it to x.",
+            normed + look(normed) + think(n2(normed + look(normed))),
+            "The first norm stands in the residual stream: attention's part was added to norm1(x). Add it to x.",
         ),
         (
             n2(both) + think(n2(both)),
-            "The second norm stands on the road: the MLP's part was added to norm2 of the sum. Add it to the sum.",
+            "The second norm stands in the residual stream: the MLP's part was added to norm2 of the sum. "
+            "Add it to the sum.",
         ),
         (both + think(n1(both)), "norm1 was used twice. The second part has a norm of its own, norm2."),
         (
@@ -279,7 +281,7 @@ def block(answer):
     right = both + think(n2(both))
     got = tensor(answer, *args, shape=(3, 2))
     diagnose(answer, args, got, right, mistakes, "what a block returns", _differing(got, right))
-    return "Two readings, two additions, and nothing else on the road."
+    return "Two readings, two additions, and nothing else in the residual stream."
 
 
 @checks
@@ -333,7 +335,7 @@ def scale(answer):
         (1 / (math.sqrt(2) * n), "Only the 2 is under the root. Both are: there are 2 n_layer parts."),
         (1 / (2 * math.sqrt(n)), "Only n_layer is under the root. Both are: there are 2 n_layer parts."),
         (1.0, "Nothing is made quieter: so all parts together add 2 n_layer times v."),
-        (0.0, "With zero the parts add nothing, as in `Block`. Here they should add v, all together."),
+        (0.0, "With zero the parts add nothing, as in a new `GPT`. Here they should add v, all together."),
     ]
     for n_layer, known in (n, mistakes), (24, []):
         right = (2 * n_layer) ** -0.5

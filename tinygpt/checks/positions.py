@@ -8,8 +8,8 @@ from torch import Tensor
 from tinygpt.attention import attention_weights
 from tinygpt.checks import Finding, attempt, call, checks
 from tinygpt.checks.tensors import Named, diagnose, grid, of_tensors, same, shaped, tensor
-from tinygpt.show.pictures import Picture, table
 from tinygpt.positions import rotate, rotation
+from tinygpt.show.pictures import Picture, table
 
 
 def _numbers(name: str, *shape: int, seed: float) -> Named:
@@ -56,7 +56,8 @@ def scores_with_places(answer):
         (scores(x + places[1:5], x + places[1:5]), "The places start at 1. The first token gets row 0 of the table."),
         (
             scores(x + places[:2, None], x + places[:2, None]),
-            "The places went along the wrong axis: all of text 0 got row 0, all of text 1 row 1. Time is the second axis.",
+            "The places went along the wrong axis: all of text 0 got row 0, all of text 1 row 1. "
+            "Time is the second axis.",
         ),
         *((scores(x + place, x + place), one) for place in places),
         (scores(x + p.flip(0), x + p.flip(0)), "The places run backwards: the first token gets row 0 of the table."),
@@ -71,7 +72,8 @@ def scores_with_places(answer):
         ),
         (
             ((x + p) @ to_query) @ ((x + p) @ to_key).mT,
-            "The matrices lie the wrong way: a query is to_query @ (token + place), and for rows that is x @ to_query.T.",
+            "The matrices lie the wrong way: a query is to_query @ (token + place), "
+            "and for rows that is x @ to_query.T.",
         ),
         (right.mT, "Queries and keys are exchanged: row t is what the query of token t asks."),
         (right / math.sqrt(3), "These scores are scaled already. Here they are wanted as they are."),
@@ -231,7 +233,10 @@ def look_turned(answer):
     reshaped = [y.reshape(2, 4, 4) for y in (query, key, value)]
     turned = look(places(q), places(k), v)
     right, in_a_row = _merged(turned), rotation(torch.arange(4), 4)
-    mixed = "The heads got mixed up: reshaping (T, C) to (H, T, D) cuts across tokens. Split C first, then exchange T and H."
+    mixed = (
+        "The heads got mixed up: reshaping (T, C) to (H, T, D) cuts across tokens. "
+        "Split C first, then exchange T and H."
+    )
     early = (
         "It was turned before it was split into heads: so pairs reach from one head into the other, and the heads "
         "turn at different speeds. Split first."
@@ -285,7 +290,8 @@ def look_turned(answer):
     mine, wanted = got[:, 4 * h : 4 * h + 4], right[:, 4 * h : 4 * h + 4]
     names = [f"at {place}" for place in args[4]]
     picture = grid(mine, names, names, marked=_differing(mine, wanted))
-    what = f"what the heads see (the values are one-hot, so it is the weights){_first(mine, wanted, f'head {h}, row', 'column')}"
+    where = _first(mine, wanted, f"head {h}, row", "column")
+    what = f"what the heads see (the values are one-hot, so it is the weights){where}"
     diagnose(answer, args, got, right, mistakes, what, picture)
     return "Split, turn queries and keys, look, put together: that is attention that knows its places."
 
@@ -311,7 +317,8 @@ def packed_positions(answer):
         )
     if got.shape != (9,):
         raise Finding(
-            f"{call(answer, lengths)} returned a tensor of shape {tuple(got.shape)}. Each of the 3 + 2 + 4 tokens has a place."
+            f"{call(answer, lengths)} returned a tensor of shape {tuple(got.shape)}. "
+            "Each of the 3 + 2 + 4 tokens has a place."
         )
     right = torch.tensor([0, 1, 2, 0, 1, 0, 1, 2, 3])
     mistakes = [
