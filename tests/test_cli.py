@@ -18,22 +18,27 @@ import pytest
 import torch
 import yaml
 
-from tinygpt import cli
-from tinygpt.io.checkpoints import load, save
-from tinygpt.cli import COMMANDS, comments, complete, config_file, main, meant, read_settings
+from tinygpt.cli import COMMANDS, main
+from tinygpt.cli.bench import median_seconds
+from tinygpt.cli.options import comments_of, suggest
+from tinygpt.cli.settings import config_file, read_settings, resolve
+from tinygpt.cli.tokenizer import make_tokenizer
+from tinygpt.cli.train import continue_lines
 from tinygpt.data import validation_batches
+from tinygpt.gpt import GPT, SHAPES, GPTConfig
+from tinygpt.io.checkpoints import load, save
 from tinygpt.io.corpus import corpus
+from tinygpt.io.log import read_records
 from tinygpt.io.tokens import encode_corpus
-from tinygpt.gpt import GPT, NAMED, SHAPES, GPTConfig
-from tinygpt.io.log import read_log
-from tinygpt.tales import the_tokenizer
-from tinygpt.world.skills import skill_accuracy
-from tinygpt.tokenizer import BPETokenizer, CharTokenizer
+from tinygpt.presets import ASSETS, SIZES
 from tinygpt.show.progress import CONTROL
+from tinygpt.tales import the_tokenizer
+from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 from tinygpt.training import TrainConfig, train
+from tinygpt.world.skills import skill_accuracy
 
 TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))
-CONFIGS = sorted(path.stem for path in (Path(cli.__file__).parent / "configs").glob("*.yaml"))
+CONFIGS = sorted(path.stem for path in (ASSETS / "configs").glob("*.yaml"))
 SMALL = "--config", "small.yaml"
 SETTINGS = """
 model: {n_layer: 1, n_embd: 16, block_size: 32, dropout: 0.1}
@@ -132,21 +137,21 @@ def test_a_library_that_is_not_there_is_named(tmp_path):
     (tmp_path / "wandb.py").write_text("raise ModuleNotFoundError('none', name='wandb')")
     there = os.environ | {"PYTHONPATH": str(tmp_path)}
     code, out, err = process("train", "sums.txt", *SMALL, "--train.steps", 2, "--out", "no", "--wandb", env=there)
-    assert code == 1 and err == "tinygpt: there is no wandb here: pip install wandb\n" and "step" not in out
+    assert code == 1 and err == "tinygpt: wandb is not installed: pip install wandb\n" and "step" not in out
 
 
 def test_every_field_is_an_option_and_its_comment_the_help():
-    assert comments(TrainConfig)["clip"] == "the largest norm of a gradient"
-    assert comments(GPTConfig)["block_size"] == "the longest text that it can read"
+    assert comments_of(TrainConfig)["clip"] == "the largest norm of a gradient"
+    assert comments_of(GPTConfig)["block_size"] == "the context window: the longest text that it can read"
     code, out, err = call("train", "--help")
     shown = " ".join(out.split())
     assert code == 0 and not err and no_control(out)
     for name, made in ("train", TrainConfig), ("model", GPTConfig):
-        assert len(comments(made)) > 5
+        assert len(comments_of(made)) > 5
         for field in fields(made):
             if field.name != "vocab_size":
                 assert f"--{name}.{field.name} " in shown
-                assert comments(made).get(field.name, "") in shown
+                assert comments_of(made)[field.name] in shown
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS), ["tokenizer", "encode"]], ids=" ".join)
@@ -174,7 +179,7 @@ def test_the_package_alone_does_not_load_the_parser():
 def test_the_configs_of_the_package():
     said = {name: read_settings(config_file(name)) for name in CONFIGS}
     assert set(said) == {"tiny", "gpt2", "rope", "shakespeare", "pico", "pico-large"}
-    whole = {name: complete(settings) for name, settings in said.items()}
+    whole = {name: resolve(settings) for name, settings in said.items()}
 
     def differences(one, other):
         return {key: (a, b) for key, a in one.items() if (b := other[key]) != a}
@@ -185,7 +190,7 @@ def test_the_configs_of_the_package():
     for name in "gpt2", "rope":
         assert {key for key in differences(whole["tiny"], whole[name])} == {"model"}
     for name in "pico", "pico-large":
-        shape = {key: value for key, value in NAMED[name].items() if key != "vocab_size"}
+        shape = {key: value for key, value in SIZES[name].items() if key != "shape"}
         assert whole[name]["model"].items() >= shape.items() and whole[name]["train"]["dtype"] == "bfloat16"
     assert whole["shakespeare"]["text"] == "shakespeare" and whole["shakespeare"]["tokenizer"] == "char"
     assert whole["shakespeare"]["model"]["block_size"] == 64
@@ -237,7 +242,7 @@ def test_the_tokenizers(tmp_path):
     assert isinstance(made["char"], CharTokenizer) and set(made["char"].ids) == set(TEXT)
     assert made["bpe"].tokens == made["auto"].tokens and made["bpe"].vocab_size == 280
     assert made["runs/sums"].tokens == load("runs/sums")[1].tokens
-    assert cli.make_tokenizer("auto", 300, corpus("chats")) is the_tokenizer()
+    assert make_tokenizer("auto", 300, corpus("chats")) is the_tokenizer()
 
 
 # Runs that go on
@@ -249,15 +254,15 @@ def test_control_c_names_the_command_that_goes_on(place, tmp_path):
     out = tmp_path / "a run"
     command = [sys.executable, "-m", "tinygpt", "train", *words, "--out", str(out)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while running.poll() is None and not ((out / "log.csv").exists() and len(read_log(out / "log.csv")) > 5):
+    while running.poll() is None and not ((out / "log.csv").exists() and len(read_records(out)) > 5):
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
     said, err = running.communicate(timeout=60)
-    done = len(read_log(out / "log.csv"))
+    done = len(read_records(out))
     assert running.returncode == 130 and 5 < done < 150 and "Traceback" not in err
     assert f"tinygpt train --resume --out '{out}'" in said.splitlines()[-1]
     code, _, err = call("train", "--resume", "--out", out)
-    assert code == 0 and not err and len(read_log(out / "log.csv")) == 150
+    assert code == 0 and not err and len(read_records(out)) == 150
     assert call("train", *words, "--out", tmp_path / "whole")[0] == 0
     one, other = load(out)[0], load(tmp_path / "whole")[0]
     assert all(p.equal(q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
@@ -269,7 +274,7 @@ def test_a_run_that_was_stopped_at_once_begins_again(tmp_path, monkeypatch):
 
     words = ["sums.txt", *SMALL, "--train.steps", 3, "--vocab_size", 280, "--out", tmp_path]
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "train", stopped)
+        patch.setattr("tinygpt.train", stopped)
         code, _, err = call("train", *words)
     assert code == 130 and "Traceback" not in err
     assert call("train", "--resume", "--out", tmp_path)[0] == 0 and load(tmp_path)[1].vocab_size == 280
@@ -302,8 +307,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path):
     assert call("train", *words)[0] == 0
     (tmp_path / "state" / "00000006.safetensors").write_bytes(b"no tensors")
     code, out, err = call("train", "--resume", "--out", tmp_path)
-    assert code == 0 and is_sentence(err) and "goes on from the checkpoint before it" in err
-    assert [int(row["step"]) for row in read_log(tmp_path / "log.csv")] == [1, 2, 3, 4, 5, 6]
+    assert code == 0 and is_sentence(err) and "resumes from the checkpoint before it" in err
+    assert [record.step for record in read_records(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 # Writing
@@ -342,7 +347,7 @@ def test_it_asks_who_types_and_ends_where_a_tale_ends(monkeypatch):
     monkeypatch.setattr(sys, "stdin", Input(typed=True))
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        cli.write(model, tok, whole_texts=True)
+        continue_lines(model, tok, start=[end])
     letter = tok.decode([65])
     assert asked == ["> "] * 3 and seen[0] == [[end, *tok.encode("Once")]]
     assert max(len(ids[0]) for ids in seen) == 8
@@ -385,7 +390,7 @@ def test_eval_says_what_one_would_find_by_hand():
     assert best["loss"] == pytest.approx(nats / n, rel=1e-5)
     code, out, err = process("eval", "runs/sums")
     assert code == 0 and not err and no_control(out)
-    assert re.search(rf"^loss \(nats a token\) +{found['loss']:.3f}$", out, re.M)
+    assert re.search(rf"^validation loss \(nats per token\) +{found['loss']:.3f}$", out, re.M)
     assert re.search(rf"^bits per byte +{found['bits_per_byte']:.3f}$", out, re.M)
 
 
@@ -465,16 +470,16 @@ def test_a_reader_that_leaves_early():
 def test_bench():
     code, out, err = process("bench", "tiny", "--device", "cpu", "--batch_size", 1)
     assert code == 0 and not err and no_control(out)
-    speed = float(re.search(r"^tokens a second +([\d,]+)$", out, re.M)[1].replace(",", ""))
-    each = float(re.search(r"^milliseconds a step +([\d.,]+)$", out, re.M)[1].replace(",", ""))
+    speed = float(re.search(r"^tokens per second +([\d,]+)$", out, re.M)[1].replace(",", ""))
+    each = float(re.search(r"^milliseconds per step +([\d.,]+)$", out, re.M)[1].replace(",", ""))
     assert speed * each == pytest.approx(256 * 1000, rel=0.02)
     assert 0 < int(re.search(r"^of a matrix product +(\d+)%$", out, re.M)[1]) < 150
 
 
 def test_the_median_of_what_was_timed(monkeypatch):
     clock = iter([0, 100, 100, 101, 200, 205, 300, 303])
-    monkeypatch.setattr(cli.time, "perf_counter", lambda: next(clock))
-    assert cli.timed(lambda: None, "cpu", 5) == 3  # 1, 3 and 5, after the first
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    assert median_seconds(lambda: None, "cpu", 5) == 3  # 1, 3 and 5, after the first
 
 
 def test_plot(tmp_path):
@@ -497,7 +502,7 @@ def test_a_floor_is_drawn_where_all_runs_share_one(tmp_path, monkeypatch):
         drawn.append(floor)
         return matplotlib.figure.Figure()
 
-    monkeypatch.setattr(cli, "training_plot", draw)
+    monkeypatch.setattr("tinygpt.cli.plot.training_plot", draw)
     for name, text, kind in ("a", "tales", "course"), ("b", "tales", "course"), ("c", "chats", "course"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "log.csv").write_text(Path("runs/sums/log.csv").read_text())
@@ -529,26 +534,26 @@ def test_a_name_that_is_nearly_right():
         "--confg": "--config",
         "lr": "--train.lr",
     }.items():
-        assert meant(word, names) == f"; did you mean {right}?"
-    assert meant("--colour", names) == ""
+        assert suggest(word, names) == f"; did you mean {right}?"
+    assert suggest("--colour", names) == ""
 
 
 BAD = {  # words, exit code, what is said
     "nothing": ("", 2, "train, eval, tokenizer, bench, plot"),
-    "command": ("trian", 2, "'trian' is none of .* did you mean train"),
+    "command": ("trian", 2, "'trian' is not one of .* did you mean train"),
     "action": ("tokenizer encod", 2, "did you mean encode"),
     "no action": ("tokenizer", 2, "train, encode, decode"),
-    "option": ("train sums.txt --train.stepz 3", 2, "train.stepz .* did you mean --train.steps"),
+    "option": ("train sums.txt --train.stepz 3", 2, "unknown option --train.stepz; did you mean --train.steps"),
     "option of another command": ("eval runs/sums --jsn", 2, "did you mean --json"),
     "option of an action": ("tokenizer encode --tokeniser x", 2, "did you mean --tokenizer"),
     "abbreviation": ("train --train.st 3", 2, "did you mean --train.steps"),
     "shape of another size": ("train --model.vocab_size 5", 2, "did you mean --vocab_size"),
-    "word for a whole number": ("train --train.steps x", 2, "train.steps is 'x', and should be a whole number"),
+    "word for a whole number": ("train --train.steps x", 2, "train.steps='x' should be a whole number"),
     "fraction": ("train --train.steps 1.5", 2, "a whole number"),
-    "word for a number": ("train --train.lr fast", 2, "train.lr is 'fast', and should be a number"),
+    "word for a number": ("train --train.lr fast", 2, "train.lr='fast' should be a number"),
     "word for yes or no": ("train --model.tied perhaps", 2, "should be true or false"),
     "no value": ("train --train.steps", 2, "train.steps"),
-    "two texts": ("train a b", 2, "'?b'? is no"),
+    "two texts": ("train a b", 2, "unknown option b"),
     "heads": ("train --config small.yaml --model.n_head 3", 2, "n_embd=16 .* n_head=3"),
     "no layers": ("train --model.n_layer 0", 2, "n_layer=0"),
     "choice": ("train --model.norm bath", 2, "norm='bath'"),
@@ -557,13 +562,13 @@ BAD = {  # words, exit code, what is said
     "no end": ("train --config small.yaml", 2, "steps, epochs and minutes"),
     "two ends": ("train --train.minutes 1 --train.steps 3", 2, "steps=3 and minutes=1"),
     "config": ("train --config tinny", 2, "did you mean tiny"),
-    "device": ("train --device gpu", 2, "auto, cpu, cuda"),
+    "device": ("train --device gpu", 2, "'auto', 'cpu', 'cuda'"),
     "text": ("train nothing.txt", 1, "nothing.txt"),
     "empty text": ("train empty.txt", 1, "empty.txt has 0 bytes"),
     "short text": ("train short.txt --tokenizer char", 1, "block_size"),
     "binary text": ("train binary.txt", 1, "binary.txt is not UTF-8"),
     "folder without text": ("train hollow", 1, "hollow"),
-    "tokenizer": ("train sums.txt --tokenizer bytes --out new", 1, "bytes is no tokenizer"),
+    "tokenizer": ("train sums.txt --tokenizer bytes --out new", 1, "bytes is not a tokenizer"),
     "vocabulary": ("train sums.txt --vocab_size 20 --out new", 1, "vocab_size=20"),
     "resume without a run": ("train --resume --out new", 1, "new has no command.yaml"),
     "a file for a folder": ("train sums.txt --out sums.txt", 1, "sums.txt"),
@@ -579,17 +584,17 @@ BAD = {  # words, exit code, what is said
     "tokenizer train text": ("tokenizer train nothing.txt --out new", 1, "nothing.txt"),
     "tokenizer train nowhere": ("tokenizer train sums.txt", 2, "--out|out"),
     "tokenizer train vocabulary": ("tokenizer train sums.txt --vocab_size 3 --out new", 1, "vocab_size=3"),
-    "encode tokenizer": ("tokenizer encode a --tokenizer hollow", 1, "hollow is no tokenizer"),
+    "encode tokenizer": ("tokenizer encode a --tokenizer hollow", 1, "hollow is not a tokenizer"),
     "encode damaged": ("tokenizer encode a --tokenizer damaged", 1, "damaged"),
     "encode char": ("tokenizer encode a --tokenizer char", 2, "char"),
-    "decode words": ("tokenizer decode 3 four", 1, "'four' is no id"),
-    "decode negative": ("tokenizer decode -- -3", 1, "'-3' is no id"),
+    "decode words": ("tokenizer decode 3 four", 1, "'four' is not a token id"),
+    "decode negative": ("tokenizer decode -- -3", 1, "'-3' is not a token id"),
     "decode out of range": ("tokenizer decode 999999", 1, "999999"),
     "decode huge": (f"tokenizer decode {'9' * 5000}", 1, "999"),
-    "bench size": ("bench big", 2, "tiny, pico"),
+    "bench size": ("bench big", 2, "'tiny', 'pico'"),
     "bench rows": ("bench --batch_size 0", 2, "batch_size 0"),
     "plot nothing": ("plot", 2, "RUN|runs"),
-    "plot no run": ("plot hollow", 1, "hollow is no folder of a run"),
+    "plot no run": ("plot hollow", 1, "hollow is not the folder of a run"),
     "plot kind": ("plot runs/sums --out picture.xyz", 1, "xyz"),
 }
 
@@ -613,7 +618,7 @@ def litter(place):
 def test_one_sentence_and_the_right_code(name, litter, monkeypatch):
     words, code, said = BAD[name]
     if code == 2:  # found before anything is done
-        monkeypatch.setattr(cli, "train", None)
+        monkeypatch.setattr("tinygpt.train", None)
     got, out, err = call(*words.split())
     assert is_sentence(err), err
     assert got == code and re.search(said, err), (got, err)
@@ -631,9 +636,9 @@ def test_as_a_process_too(words, litter):
 @pytest.mark.parametrize(
     ("content", "said"),
     {
-        b"train: {stepz: 3}": "train.stepz .* did you mean train.steps",
-        b"trian: {steps: 3}": "trian.steps .* did you mean train",
-        b"model: {n_layer: many}": "model.n_layer is 'many', and should be a whole number",
+        b"train: {stepz: 3}": "unknown option train.stepz; did you mean train.steps",
+        b"trian: {steps: 3}": "unknown option trian.steps; did you mean train",
+        b"model: {n_layer: many}": "model.n_layer='many' should be a whole number",
         b"model: {n_head: 3}": "n_head=3",
         b"resume: true": "resume",
         b"train: 5": "train is 5",

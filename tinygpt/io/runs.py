@@ -93,10 +93,15 @@ def read_settings(path: Path) -> dict:
         return {name: json.loads(value) for name, value in (line.split(": ", 1) for line in lines)}
 
 
+def has_checkpoint(folder: Path) -> bool:
+    "Whether a run in this folder can be resumed."
+    return any((folder / "state").glob("*.json"))
+
+
 def start_or_resume(run, folder: Path, resume: bool):
     "Write the settings of a new run, or load the checkpoint of the run that is in the folder."
     settings = asdict(run.config)
-    if not any((folder / "state").glob("*.json")):
+    if not has_checkpoint(folder):
         with atomic_write(folder / "train.yaml") as draft:
             draft.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
         return

@@ -1,0 +1,77 @@
+"""The command line: each command is a function in a file of its own; `main` finds it and calls it."""
+
+import os
+import sys
+import warnings
+
+import tinygpt
+from tinygpt.cli import bench, evaluate, plot, tokenizer, train
+from tinygpt.cli.options import UsageError, add_arguments, new_parser, parse, suggest
+from tinygpt.cli.settings import add_settings
+
+TOKENIZER = {"train": tokenizer.train, "encode": tokenizer.encode, "decode": tokenizer.decode}
+COMMANDS = {"train": train.train, "eval": evaluate.evaluate, "tokenizer": TOKENIZER, "bench": bench.bench, "plot": plot.plot}
+ABOUT = {"tinygpt": "Build a GPT, train it, and evaluate it.", "tokenizer": "Train a tokenizer, or use one."}
+
+
+def help_of(path: str, group: dict) -> str:
+    "The help of a group of commands: a line for each."
+    lines = [f"  {name:<12}{ABOUT.get(name) or command.__doc__}" for name, command in group.items()]
+    lines = [f"usage: {path} COMMAND ...", "", ABOUT[path.split()[-1]], "", "commands:", *lines, ""]
+    return "\n".join([*lines, f"{path} COMMAND --help shows the options of a command; tinygpt --version, the version."])
+
+
+def run_command(words: list[str]) -> int | None:
+    "Call the command that the first words name with the arguments after them; returns the exit code, or None for 0."
+    path, command = "tinygpt", COMMANDS
+    while isinstance(command, dict):
+        if not words:
+            raise UsageError(f"expected one of {', '.join(command)}: see {path} --help")
+        word, *words = words
+        if word in ("-h", "--help"):
+            return print(help_of(path, command))
+        if word == "--version" and command is COMMANDS:
+            return print(f"tinygpt {tinygpt.__version__}")
+        if word not in command:
+            raise UsageError(f"{word!r} is not one of {', '.join(command)}{suggest(word, command)}")
+        path, command = f"{path} {word}", command[word]
+    parser = new_parser(path, command.__doc__)
+    add_arguments(parser, command)
+    if command is train.train:
+        parser.usage = f"{path} [TEXT] [options]"
+        add_settings(parser)
+    try:
+        return command(**parse(parser, words))
+    except SystemExit:  # after --help
+        return 0
+
+
+def fail(code: int, message: object) -> int:
+    "Print a message as one line on stderr; returns the exit code."
+    print(f"tinygpt: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
+
+
+def main(words: list[str] | None = None) -> int:
+    "Run a command line, by default that of the process; returns the exit code."
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (None if it was closed)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: fail(0, message)
+        try:
+            code = run_command(sys.argv[1:] if words is None else list(words))
+            sys.stdout.flush()
+            return code or 0
+        except UsageError as error:
+            return fail(2, error)
+        except KeyboardInterrupt:
+            return 130
+        except BrokenPipeError:  # the reader of our output left: nothing is to be flushed at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except OSError as error:
+            return fail(1, f"{error.filename}: {error.strerror}" if error.filename else error)
+        except ModuleNotFoundError as error:
+            return fail(1, f"{error.name} is not installed: pip install {error.name}")
+        except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+            return fail(1, str(error) or type(error).__name__)

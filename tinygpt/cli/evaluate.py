@@ -1,0 +1,76 @@
+"""tinygpt eval: measure a model on text that it was not trained on."""
+
+from collections.abc import Iterable, Sequence
+from json import dumps
+from pathlib import Path
+
+from tqdm import tqdm
+
+import tinygpt as tg
+from tinygpt.cli.options import Device, UsageError, pick_device
+from tinygpt.cli.settings import resolve, settings_of_run
+from tinygpt.training import validate
+from tinygpt.world.judging import floor_of
+
+
+class Bar(tqdm):
+    "A progress bar that moves when an item of its sequence is read."
+
+    def __getitem__(self, i: int):
+        self.update()
+        return self.iterable[i]
+
+
+def evaluate_model(model: tg.GPT, tok, text: tg.Corpus) -> dict:
+    "All that is measured on the validation split of a text."
+    tokens, block_size = tg.encode_corpus(text.val, tok), model.config.block_size
+    longest = (tokens.bounds[1:] - tokens.bounds[:-1]).max()
+    tokens.whole_documents = fits = tokens.whole_documents and bool(longest <= block_size)
+    batches = tg.validation_batches(tokens, block_size, batch_size=max(1, min(32, 2**15 // block_size)))
+    with Bar(batches, disable=None, leave=False) as bar:  # None: hidden unless in a terminal
+        loss = validate(model, bar, most=len(batches))
+    n_bytes = sum(len(document.encode()) for document in text.val)
+    if not tokens.bounds[0]:  # nothing stands before the first token, so it is not predicted
+        n_bytes -= len(tok.token_bytes(int(tokens.ids[0])))
+    has_skills = text.heldout is not None and text.known_source and fits
+    return {"tokens": len(tokens) - 1, "loss": loss, "perplexity": tg.perplexity(loss),
+            "bits_per_byte": tg.bits_per_byte(loss * (len(tokens) - 1), n_bytes), "floor": floor_of(text, tok),
+            "skills": tg.skill_accuracy(model, tok, text) if has_skills else None}
+
+
+def print_table(rows: Iterable[Sequence[str]]):
+    "Print rows: their names on the left, their values in columns."
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for name, *values in rows:
+        cells = [value.rjust(width) for value, width in zip(values, widths[1:])]
+        print("  ".join([name.ljust(widths[0]), *cells]).rstrip())
+
+
+def evaluate(
+    run: str,  # the folder of a run, or any other model
+    text: str | None = None,  # its validation split is read (default: the text of the run)
+    *,
+    best: bool = False,  # the weights with the least validation loss, not the last
+    json: bool = False,  # print one JSON object
+    device: Device = "auto",  # auto is a GPU if there is one
+):
+    "Evaluate a model on text that it was not trained on."
+    folder, device = Path(run).expanduser(), pick_device(device)
+    if not text and not folder.is_dir():
+        raise UsageError(f"{run} is not the folder of a run: to evaluate another model, give a TEXT")
+    text = text or resolve(settings_of_run(folder))["text"]
+    corpus = tg.corpus(text)
+    model, tok = tg.load(folder if folder.is_dir() else run, device=device, variant="best" if best else None)
+    if tok is None:
+        raise ValueError(f"{run} has no tokenizer, so the model cannot read a text")
+    found = evaluate_model(model, tok, corpus)
+    if json:
+        return print(dumps({"run": run, "text": text} | found))
+    print(f"{run} on {corpus.name}, {found['tokens']:,} tokens for validation")
+    rows = {"validation loss (nats per token)": found["loss"], "perplexity": found["perplexity"],
+            "bits per byte": found["bits_per_byte"]}
+    if found["floor"] is not None:
+        rows |= {"entropy floor (nats per token)": found["floor"], "above the floor": found["loss"] - found["floor"]}
+    skills = [(f"skill: {name}", f"{accuracy:.1%}") for name, accuracy in (found["skills"] or {}).items()]
+    print_table([(name, f"{value:.3f}") for name, value in rows.items()] + skills)

@@ -1,0 +1,95 @@
+"""The settings of a run: defaults, then a YAML file, then what is typed; they are kept in the run's folder."""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
+
+from tinygpt import GPTConfig, TrainConfig, presets
+from tinygpt.cli.options import UsageError, add_fields, explain, names_of, new_parser, suggest
+from tinygpt.gpt import SHAPES
+from tinygpt.io.corpus import CORPORA
+
+COMMAND_FILE = "command.yaml"  # in the folder of a run: the settings that it was started with
+LENGTHS = ("train.steps", "train.epochs", "train.minutes")  # a run has one of them
+
+
+@dataclass
+class TextConfig:
+    "What the model reads; TEXT itself is named without an option."
+
+    text: str = "tales"
+    tokenizer: str = "auto"  # course, char, bpe (trained on the text), a folder; auto: course or, for own texts, bpe
+    vocab_size: int = 1024  # tokens in the vocabulary of bpe
+    prime: bool = False  # whether attention starts with weights set by hand
+
+
+def add_settings(parser: ArgumentParser):
+    "Add an option for each setting of a run."
+    add_fields(parser, "", TextConfig)
+    model = add_fields(parser, "model.", GPTConfig)  # without vocab_size, which the tokenizer decides
+    known = ", ".join([*SHAPES, *presets.SIZES])
+    model.add_argument("--model.preset", type=str, default=SUPPRESS, metavar="STR",
+                       help=f"where settings that are not given come from: {known} (default: modern)")
+    add_fields(parser, "train.", TrainConfig)
+
+
+def config_file(name: str) -> Path:
+    "The settings file that comes with the package under this name, or your own file."
+    known = {path.stem: path for path in sorted((presets.ASSETS / "configs").glob("*.yaml"))}
+    path = known.get(name) or Path(name).expanduser()
+    if not path.exists():
+        raise UsageError(f"there is no file {name}; the settings of the package are {', '.join(known)}{suggest(name, known)}")
+    return path
+
+
+def read_settings(path: Path) -> dict:
+    "The settings in a YAML file, by name, such as train.lr; raises UsageError."
+    parser = new_parser()
+    parser.add_argument("--text", type=str, default=SUPPRESS)
+    add_settings(parser)
+    try:
+        settings = vars(parser.parse_string(path.read_text(encoding="utf-8"), defaults=False).as_flat())
+    except (ArgumentError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = explain(str(error), [name.lstrip("-") for name in names_of(parser)])
+        if "Unexpected config" in reason or not isinstance(error, ArgumentError | ValueError):
+            reason = "there are no settings in it, such as text: tales"
+        raise UsageError(f"{path}: {reason}") from None
+    if wrong := sorted(settings.keys() & {"model", "train"}):
+        raise UsageError(f"{path}: {wrong[0]} is {settings[wrong[0]]!r:.60}, not a table of settings")
+    return settings
+
+
+def merge(base: dict, changes: dict) -> dict:
+    "Settings with changes; a length in steps, epochs or minutes replaces the one before."
+    replaced = LENGTHS if any(changes.get(length) is not None for length in LENGTHS) else ()
+    return {name: value for name, value in base.items() if name not in replaced} | changes
+
+
+def model_config(preset: str = "modern", **changes) -> GPTConfig:
+    "The shape of a preset, with changes."
+    return GPTConfig(**presets.preset(preset, SHAPES) | changes)
+
+
+def resolve(settings: dict) -> dict:
+    "The settings as a table for each section, with all defaults; raises UsageError where they are impossible."
+    run, model, train = asdict(TextConfig()), {"preset": "modern"}, {}
+    for name, value in settings.items():
+        section, _, key = name.rpartition(".")
+        {"": run, "model": model, "train": train}[section][key] = value
+    if run["text"] not in CORPORA:
+        run["text"] = os.path.abspath(os.path.expanduser(run["text"]))
+    try:
+        shape, plan = asdict(model_config(**model, vocab_size=run["vocab_size"])), asdict(TrainConfig(**train))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    del shape["vocab_size"]
+    return run | {"model": model | shape, "train": plan}
+
+
+def settings_of_run(folder: Path) -> dict:
+    "The settings that the run in a folder was started with."
+    if not (folder / COMMAND_FILE).is_file():
+        raise ValueError(f"{folder} has no {COMMAND_FILE}: it is not the folder of a run of tinygpt train")
+    return read_settings(folder / COMMAND_FILE)

@@ -1,0 +1,103 @@
+"""tinygpt train: train a model on a text, or resume a run."""
+
+import shlex
+import sys
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import torch
+import yaml
+
+import tinygpt as tg
+from tinygpt.cli.options import Device, pick_device
+from tinygpt.cli.settings import COMMAND_FILE, config_file, merge, model_config, read_settings, resolve, settings_of_run
+from tinygpt.cli.tokenizer import make_tokenizer
+from tinygpt.io.atomic import atomic_write
+from tinygpt.io.checkpoints import load_tokenizer
+from tinygpt.io.runs import has_checkpoint, locked
+from tinygpt.sample import continue_text
+from tinygpt.show.progress import printable, show_samples, to_tensorboard, to_wandb
+
+
+def run_settings(typed: dict, config: str | None, out: str | None, resume: bool) -> tuple[dict, Path]:
+    "The settings of a run, and its folder; raises ValueError if the run in this folder has others."
+    base = read_settings(config_file(config or "tiny"))
+    text = typed.get("text", base.get("text", "tales"))
+    folder = Path(out or f"runs/{Path(text).name.split('.')[0]}").expanduser()
+    if not resume:
+        return resolve(merge(base, typed)), folder
+    started = settings_of_run(folder)
+    before, now = resolve(started), resolve(merge(base if config else started, typed))
+    if changed := [name for name in now if now[name] != before[name]]:
+        raise ValueError(f"the run in {folder} was started with another {changed[0]}: resume it without that setting, or "
+                         "name another folder with --out")
+    return before, folder
+
+
+def continue_lines(model: tg.GPT, tok, start: list[int], max_new_tokens: int = 200):
+    "Continue each line of stdin with the model, up to the end of a text; `start` are ids to put before a line."
+    if sys.stdin is None:
+        raise ValueError("there is no text to continue: the input is closed")
+    typed = sys.stdin.isatty()
+    print("Type the beginning of a text; Ctrl-D ends.\n" * typed, end="")
+    with suppress(EOFError):
+        for seed in count():
+            line = input("> " * typed)
+            try:
+                ids = start + tok.encode(line)
+            except ValueError as error:
+                print(f"tinygpt: {error}", file=sys.stderr)
+                continue
+            if ids:
+                print(printable(continue_text(model, tok, ids, max_new_tokens, seed)) + "\n", flush=True)
+    print("\n" * typed, end="")  # Ctrl-D leaves the line open
+
+
+def train(
+    text: str | None = None,  # a file, a folder, or one of tales (the default), chats, shakespeare, tinystories
+    *,
+    config: str | None = None,  # settings by name, or a YAML file (default: tiny)
+    out: str | None = None,  # the folder of the run (default: runs/ and the name of the text)
+    resume: bool = False,  # resume the run in the folder
+    print_config: bool = False,  # print all settings, and stop
+    write: bool = False,  # after training, type the beginning of a text, and the model continues it; Ctrl-D ends
+    samples: bool = False,  # print a sample of the model's text after each evaluation
+    tensorboard: bool = False,  # log to TensorBoard as well, in the folder of the run
+    wandb: bool = False,  # log to Weights & Biases as well
+    device: Device = "auto",  # auto is a GPU if there is one
+    **settings,
+) -> int | None:
+    "Train a model on a text, and keep it in a folder."
+    settings, folder = run_settings(settings | ({"text": text} if text else {}), config, out, resume)
+    if print_config:
+        return print(yaml.safe_dump(settings, sort_keys=False), end="")
+    if has_checkpoint(folder) and not resume:
+        raise ValueError(f"{folder} has a run already: resume it with --resume, or name another folder with --out")
+    device, corpus = pick_device(device), tg.corpus(settings["text"])
+    tok = load_tokenizer(folder) if resume else None
+    tok = tok or make_tokenizer(settings["tokenizer"], settings["vocab_size"], corpus)
+    shape = model_config(**settings["model"], vocab_size=tok.vocab_size)
+    plan = tg.TrainConfig(**settings["train"])
+    with locked(folder):
+        if not has_checkpoint(folder):  # of another run that began in the meantime
+            with atomic_write(folder / COMMAND_FILE) as draft:
+                draft.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    torch.manual_seed(plan.seed)
+    model = tg.GPT(shape)
+    if settings["prime"]:
+        tg.prime(model)
+    model.to(device)
+    print(f"{folder}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, on {device}")
+    special_tokens = getattr(tok, "special_tokens", {})
+    start = [special_tokens["<|end|>"]] if corpus.whole_documents and "<|end|>" in special_tokens else []
+    consumers = [show_samples(model, tok, start or tok.encode(next(iter(corpus.val))[:20]))] if samples else []
+    consumers += [to_tensorboard(folder / "tensorboard")] if tensorboard else []
+    consumers += [to_wandb(project="tinygpt", name=folder.name, dir=str(folder))] if wandb else []
+    last = tg.train(model, tok, corpus, plan, folder, resume, consumers)[-1]
+    if last.step < last.steps:
+        print(f"or in a terminal: tinygpt train --resume --out {shlex.quote(str(folder))}")
+        return 130
+    print(f"done; to evaluate the model: tinygpt eval {shlex.quote(str(folder))}")
+    if write:
+        continue_lines(model, tok, start)
