@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import FrozenInstanceError, asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,8 +14,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tinygpt.block import MLPS
+from tinygpt.cache import KVCache
 from tinygpt.engine.loss import linear_cross_entropy
-from tinygpt.gpt import GPT, NAMED, GPTConfig, count_flops, count_parameters
+from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
+from tinygpt.io.checkpoints import load, save
+from tinygpt.presets import SIZES
+from tinygpt.tales import the_tokenizer
 
 few = settings(max_examples=25, deadline=None)
 
@@ -24,7 +30,7 @@ def configs(draw):
     "Any shape that can be built, small."
     kv, group, layers = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
     n_head = kv * group
-    return GPTConfig(
+    config = GPTConfig(
         vocab_size=draw(st.integers(2, 60)),
         block_size=draw(st.integers(6, 20)),
         n_layer=layers,
@@ -40,12 +46,13 @@ def configs(draw):
         bias=draw(st.booleans()),
         tied=draw(st.booleans()),
     )
+    return config.resolve()
 
 
 SHAPES = [
     GPTConfig.modern(70, n_layer=2, n_embd=32, n_kv_head=2),
     GPTConfig.gpt2(70, n_layer=2, n_embd=32, tied=False),
-    GPTConfig(70, n_layer=2, n_embd=32, norm="layer", mlp="gelu", head_dim=12),
+    GPTConfig(70, n_layer=2, n_embd=32, norm="layer", mlp="gelu", head_dim=12).resolve(),
 ]
 each_shape = pytest.mark.parametrize("config", SHAPES, ids=["modern", "gpt2", "mixed"])
 
@@ -88,7 +95,7 @@ def by_hand(model, ids):
 
     x = model.embed.weight[ids]
     if c.position == "learned":
-        x = x + model.place.weight[:T]
+        x = x + model.position_embedding.weight[:T]
     for block in model.blocks:
         at, y = block.attention, norm(x, block.attention_norm)
         q, k, v = (linear(y, p).view(B, T, -1, c.head_dim).transpose(1, 2) for p in (at.query, at.key, at.value))
@@ -111,7 +118,7 @@ def by_hand(model, ids):
             up = linear(y, mlp.up)
             hidden = up * (1 + torch.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3))) / 2
         x = x + linear(hidden, mlp.down)
-    return norm(x, model.norm) @ (model.embed if c.tied else model.head).weight.T
+    return norm(x, model.norm) @ (model.embed if c.tied else model.lm_head).weight.T
 
 
 @few
@@ -179,10 +186,25 @@ def test_the_logits_of_all_rows_never_stand_in_memory_at_once():
     assert largest.numel == 400 * 500  # the test would see them
 
 
+def parameters_by_formula(c):
+    "How many parameters a model has, from its resolved config alone."
+    queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
+    ups = 2 if c.mlp == "swiglu" else 1
+    attention = 2 * c.n_embd * (queries + keys)
+    mlp = (ups + 1) * c.n_embd * c.n_hidden
+    biases = c.bias * (queries + 2 * keys + c.n_embd + ups * c.n_hidden + c.n_embd)
+    gains = 1 + (c.norm == "layer" and c.bias)  # a gain, and perhaps a bias
+    norms = gains * (2 * c.n_embd + 2 * c.qk_norm * c.head_dim)
+    positions = c.block_size if c.position == "learned" else 0
+    tables = c.n_embd * (c.vocab_size * (1 if c.tied else 2) + positions)
+    return tables + c.n_layer * (attention + mlp + biases + norms) + gains * c.n_embd
+
+
 @few
 @given(configs())
 def test_parameters_are_as_many_as_the_formula_says(config):
-    assert count_parameters(config) == sum(p.numel() for p in GPT(config).parameters())
+    built = sum(p.numel() for p in GPT(config).parameters())
+    assert count_parameters(config) == built == parameters_by_formula(config.resolve())
 
 
 @pytest.mark.parametrize(
@@ -191,7 +213,8 @@ def test_parameters_are_as_many_as_the_formula_says(config):
     + [("qwen3-0.6b", 596_049_920)],
 )
 def test_the_named_sizes_are_as_large_as_the_models_they_are_named_for(name, count):
-    assert count_parameters(GPTConfig.named(name)) == count
+    config = GPTConfig.named(name)
+    assert count_parameters(config) == parameters_by_formula(config) == count
 
 
 @few
@@ -254,27 +277,14 @@ def test_texts_of_one_batch_do_not_meet(config):
         torch.testing.assert_close(model(ids)[row : row + 1], model(ids[row : row + 1]), rtol=1e-4, atol=1e-5)
 
 
-class Memory:
-    "The simplest thing that keeps keys and values."
-
-    def __init__(self):
-        self.kept = None
-
-    def __call__(self, key, value):
-        if self.kept is not None:
-            key, value = torch.cat([self.kept[0], key], 2), torch.cat([self.kept[1], value], 2)
-        self.kept = key, value
-        return self.kept
-
-
 @each_shape
 @pytest.mark.parametrize("pieces", [[16], [1] * 16, [5, 1, 7, 3]])
 def test_a_text_in_pieces_gives_what_it_gives_whole(config, pieces):
     model = build(config)
     ids, _, _ = batch(config, 16)
-    past, got, at = [Memory() for _ in model.blocks], [], 0
+    cache, got, at = [KVCache() for _ in model.blocks], [], 0
     for n in pieces:
-        got.append(model(ids[:, at : at + n], positions=torch.arange(at, at + n), past=past))
+        got.append(model(ids[:, at : at + n], positions=torch.arange(at, at + n), cache=cache))
         at += n
     torch.testing.assert_close(torch.cat(got, 1), model(ids), rtol=1e-4, atol=1e-5)
 
@@ -303,12 +313,12 @@ def test_padding_on_the_left_changes_nothing(config):
 
 
 @each_shape
-def test_seen_holds_the_weights_of_every_layer_and_changes_nothing(config):
-    model, seen = build(config), []
+def test_weights_out_gets_the_weights_of_every_layer_and_changes_nothing(config):
+    model, weights_out = build(config), []
     ids, _, _ = batch(config, 11)
-    torch.testing.assert_close(model(ids, seen=seen), model(ids), rtol=1e-4, atol=1e-5)
-    assert [w.shape for w in seen] == [(2, config.n_head, 11, 11)] * config.n_layer
-    for weights in seen:
+    torch.testing.assert_close(model(ids, weights_out=weights_out), model(ids), rtol=1e-4, atol=1e-5)
+    assert [w.shape for w in weights_out] == [(2, config.n_head, 11, 11)] * config.n_layer
+    for weights in weights_out:
         torch.testing.assert_close(weights.sum(-1), torch.ones(2, config.n_head, 11))
         assert weights.triu(1).count_nonzero() == 0
 
@@ -317,14 +327,14 @@ def test_seen_holds_the_weights_of_every_layer_and_changes_nothing(config):
 def test_a_head_that_is_switched_off_is_as_if_its_part_of_the_matrix_were_zero(config):
     model = build(config)
     ids, _, _ = batch(config, 8)
-    heads = torch.ones(config.n_layer, config.n_head)
-    torch.testing.assert_close(model(ids, heads=heads), model(ids))
-    heads[1, 2] = 0
+    head_scale = torch.ones(config.n_layer, config.n_head)
+    torch.testing.assert_close(model(ids, head_scale=head_scale), model(ids))
+    head_scale[1, 2] = 0
     without = copy.deepcopy(model)
     with torch.no_grad():
         without.blocks[1].attention.proj.weight[:, 2 * config.head_dim : 3 * config.head_dim] = 0
-    torch.testing.assert_close(model(ids, heads=heads), without(ids), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(model(ids, heads=heads), model(ids))
+    torch.testing.assert_close(model(ids, head_scale=head_scale), without(ids), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(model(ids, head_scale=head_scale), model(ids))
 
 
 @each_shape
@@ -361,6 +371,62 @@ def test_dropout_works_while_learning_only(config):
     assert not torch.equal(model(ids), model(ids))
     model.eval()
     torch.testing.assert_close(model(ids), build(config)(ids))
+
+
+@each_shape
+def test_dropout_of_attention_applies_although_the_weights_are_wanted(config):
+    "Dropout of what the halves of a block add is switched off here, so that attention's alone is left."
+    model = build(replace(config, dropout=0.5))
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    ids, _, _ = batch(config, 8)
+    weights, again = [], []
+    first, second = model(ids, weights_out=weights), model(ids, weights_out=again)
+    assert not torch.allclose(first, second), "attention weights are dropped while training"
+    assert weights[0].equal(again[0]), "the weights are shown before dropout"
+    model.eval()
+    torch.testing.assert_close(model(ids, weights_out=weights), model(ids, weights_out=again))
+
+
+LENGTHS = 5, 7, 9, 33, 1, 12, 64  # the first compiled for this very length, later ones for any
+
+
+@pytest.fixture
+def breaks():
+    "Graph breaks since the test began."
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    return torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.parametrize("shape, n_kv_head", [("modern", 4), ("modern", 2), ("gpt2", 4), ("gpt2", 1)])
+def test_one_compiled_model_serves_varying_lengths(shape, n_kv_head, breaks):
+    config = GPTConfig.named(shape, vocab_size=50, n_layer=1, n_embd=32, n_kv_head=n_kv_head, block_size=64)
+    model = build(config).eval()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for length in LENGTHS:
+        ids, _, mask = batch(model.config, length)
+        mask[:, 0] = True
+        torch.testing.assert_close(compiled(ids), model(ids), rtol=1e-4, atol=1e-5)
+        mask = mask[:, None, None]  # (B, 1, 1, T): as for padding
+        given, due = compiled(ids, attention_mask=mask), model(ids, attention_mask=mask)
+        torch.testing.assert_close(given, due, rtol=1e-4, atol=1e-5)
+    assert not breaks
+
+
+@pytest.mark.parametrize("shape", ["modern", "gpt2"])
+def test_one_compiled_loss_serves_varying_lengths(shape, breaks):
+    model = build(GPTConfig.named(shape, vocab_size=50, n_layer=1, n_embd=32, n_kv_head=2, block_size=64))
+    compiled = torch.compile(model.loss, fullgraph=True, backend="aot_eager")
+    for length in LENGTHS:
+        ids, targets, mask = batch(model.config, length)
+        mask[0, 0] = True
+        got, due = compiled(ids, targets, mask), model.loss(ids, targets, mask)
+        torch.testing.assert_close(got, due)
+        for a, b in zip(*(torch.autograd.grad(loss, list(model.parameters())) for loss in (got, due))):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert not breaks
 
 
 @each_shape
@@ -402,7 +468,7 @@ def test_in_sixteen_bits_it_says_nearly_the_same(config):
 
 def test_the_tied_head_is_the_embedding():
     tied, untied = GPT(GPTConfig(50)), GPT(GPTConfig(50, tied=False))
-    assert tied.vocabulary is tied.embed.weight and untied.vocabulary is not untied.embed.weight
+    assert tied.unembedding is tied.embed.weight and untied.unembedding is not untied.embed.weight
     assert count_parameters(untied.config) - count_parameters(tied.config) == 50 * 128
 
 
@@ -421,9 +487,62 @@ def test_presets_are_what_the_contract_says():
     assert 0.9 < 3 * modern.n_hidden / (2 * gpt2.n_hidden) <= 1  # the gated network costs no more
     pico = GPTConfig.named("pico", block_size=512)
     assert (pico.n_layer, pico.n_head, pico.n_embd, pico.vocab_size, pico.block_size) == (8, 8, 512, 50257, 512)
-    assert GPTConfig.named("modern", vocab_size=7) == GPTConfig.modern(7) == GPTConfig(7)
-    for name in set(NAMED) - {"modern", "gpt2"}:
-        assert asdict(GPTConfig.named(name)).items() >= NAMED[name].items()
+    assert GPTConfig.named("modern", vocab_size=7) == GPTConfig.modern(7) == GPTConfig(7).resolve()
+    for name, numbers in SIZES.items():
+        shape, config = numbers["shape"], GPTConfig.named(name)
+        assert asdict(config).items() >= {key: value for key, value in numbers.items() if key != "shape"}.items()
+        assert config == getattr(GPTConfig, shape)(**asdict(config)), f"{name} is of the shape {shape}"
+
+
+def test_numbers_of_numpy_become_plain_ones(tmp_path):
+    sizes = dict(block_size=8, n_layer=1, n_head=2, n_kv_head=1, n_embd=8, n_hidden=12, head_dim=4)
+    config = GPTConfig.modern(np.int64(1024), **{name: np.int32(size) for name, size in sizes.items()})
+    assert config == GPTConfig.modern(1024, **sizes)
+    loose = GPTConfig(np.int64(300), n_head=np.int64(2), n_embd=np.int64(8))
+    for shape in config, loose.resolve(), GPT(loose).config:
+        assert all(type(getattr(shape, name)) is int for name in (*sizes, "vocab_size"))
+    save(tmp_path / "model", GPT(config), the_tokenizer())
+    assert load(tmp_path / "model")[0].config == config
+    with pytest.raises(ValueError, match="n_embd=np.float64"):
+        GPTConfig(300, n_embd=np.float64(8))
+
+
+def test_a_config_is_resolved_by_the_constructors_and_by_the_model():
+    loose = GPTConfig(50, n_embd=64)
+    assert (loose.n_kv_head, loose.head_dim, loose.n_hidden) == (None, None, None)
+    assert loose.resolve() == GPT(loose).config == GPTConfig.modern(50, n_embd=64) != loose
+    assert loose.resolve().resolve() == loose.resolve()
+    wider = replace(loose, n_embd=128)  # what follows from other sizes still does
+    assert wider.resolve().head_dim == 32 and wider.resolve().n_hidden == 336
+
+
+class SquaredReLU(nn.Module):
+    "A kind of MLP that the package does not have."
+
+    def __init__(self, n_embd, n_hidden, bias=False):
+        super().__init__()
+        self.up, self.down = nn.Linear(n_embd, n_hidden, bias), nn.Linear(n_hidden, n_embd, bias)
+
+    def forward(self, x):
+        return self.down(F.relu(self.up(x)).square())
+
+
+@pytest.mark.parametrize("shape", ["modern", "gpt2"])
+def test_a_third_mlp_is_one_entry_of_a_table(shape, monkeypatch):
+    with pytest.raises(ValueError, match="mlp='relu2' should be 'swiglu' or 'gelu'"):
+        GPTConfig.named(shape, vocab_size=50, mlp="relu2")
+    monkeypatch.setitem(MLPS, "relu2", (SquaredReLU, lambda n_embd: 5 * n_embd))
+    config = GPTConfig.named(shape, vocab_size=50, mlp="relu2", n_layer=2, n_embd=32, block_size=16)
+    assert config.n_hidden == 160
+    new, model = GPT(config), build(config)
+    assert all(isinstance(block.mlp, SquaredReLU) and not block.mlp.down.weight.any() for block in new.blocks)
+    assert count_parameters(config) == parameters_by_formula(config) == sum(p.numel() for p in model.parameters())
+    ids, targets, mask = batch(config, 12)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        assert model(ids).shape == (2, 12, 50)
+    assert counter.get_total_flops() == count_flops(config, 12, batch_size=2)
+    model.loss(ids, targets, mask).backward()
+    assert all(p.grad.any() for p in model.blocks[0].mlp.parameters())
 
 
 def test_a_config_cannot_be_changed():
@@ -432,11 +551,11 @@ def test_a_config_cannot_be_changed():
 
 
 REFUSED = [
-    ({"n_head": 3}, ["n_embd=128", "n_head=3", "multiple of 3"]),
-    ({"n_kv_head": 3}, ["n_head=4", "n_kv_head=3"]),
+    ({"n_head": 3}, ["n_embd=128", "n_head=3", "multiple of 3", "head_dim"]),
+    ({"n_kv_head": 3}, ["n_head=4", "n_kv_head=3", "divisor of 4"]),
     ({"n_head": 8, "n_kv_head": 16}, ["n_head=8", "n_kv_head=16"]),
     ({"n_embd": 12}, ["head_dim=3", "n_embd=12", "n_head=4", "odd", "learned"]),
-    ({"head_dim": 7}, ["head_dim=7", "odd"]),
+    ({"head_dim": 7}, ["head_dim=7 is odd", "learned"]),
     ({"n_layer": 0}, ["n_layer=0"]),
     ({"n_layer": True}, ["n_layer=True"]),
     ({"n_head": 0}, ["n_head=0"]),
@@ -456,6 +575,7 @@ REFUSED = [
     ({"tied": "no"}, ["tied='no'"]),
     ({"rope_base": 0}, ["rope_base=0"]),
     ({"norm_eps": -1e-6}, ["norm_eps=-1e-06"]),
+    ({"norm_eps": "1e-6"}, ["norm_eps='1e-6'", "0 or more and below 1"]),
 ]
 
 
@@ -471,6 +591,11 @@ def test_an_unknown_name_names_those_there_are():
         GPTConfig.named("gpt3")
 
 
+def learned():
+    "A small model whose positions are learned."
+    return GPT(GPTConfig.gpt2(50, block_size=16, n_layer=1))
+
+
 IDS = torch.zeros(2, 5, dtype=torch.int64)
 BAD = [
     (lambda m: m(IDS[0]), ["(5,)", "(B, T)", "ids[None]"]),
@@ -481,15 +606,16 @@ BAD = [
     (lambda m: m(IDS - 1), ["-1", "49"]),
     (lambda m: m(IDS.expand(2, 5).repeat(1, 4)), ["20 tokens", "block_size=16"]),
     (lambda m: m(IDS.tolist()), ["list", "torch.tensor"]),
-    (lambda m: m(IDS, past=[None]), ["past needs positions"]),
+    (lambda m: m(IDS, cache=[None]), ["cache needs positions"]),
     (lambda m: m(IDS, positions=torch.tensor([5])), ["(1,)", "(5,) or (2, 5)"]),
     (lambda m: m(IDS, positions=torch.arange(5)[:, None]), ["(5, 1)", "(2, 5)"]),
     (lambda m: m(IDS, positions=torch.arange(5.0)), ["float32", "whole"]),
     (lambda m: m(IDS, attention_mask=torch.ones(2, 5).bool()), ["(2, 5)", "(B, 1, T, S)"]),
     (lambda m: m(IDS, attention_mask=torch.ones(2, 1, 5, 5)), ["float32", "torch.bool"]),
-    (lambda m: m(IDS, heads=torch.ones(2, 4)), ["(2, 4)", "(1, 4)"]),
-    (lambda m: m(IDS, seen=[], checkpointing=True), ["checkpointing", "seen"]),
-    (lambda m: GPT(GPTConfig.gpt2(50, block_size=16, n_layer=1))(IDS, positions=torch.arange(12, 17)), ["16"]),
+    (lambda m: m(IDS, head_scale=torch.ones(2, 4)), ["head_scale", "(2, 4)", "(1, 4)"]),
+    (lambda m: m.hidden(IDS, weights_out=[], checkpointing=True), ["checkpointing", "weights_out"]),
+    (lambda m: learned()(IDS, positions=torch.arange(12, 17)), ["12", "16", "block_size=16"]),
+    (lambda m: learned()(IDS, positions=torch.arange(-1, 4)), ["-1", "block_size=16"]),
     (lambda m: linear_cross_entropy(torch.ones(3, 4), torch.ones(5, 4), IDS[0, :1]), ["3 rows", "(1,)"]),
     (lambda m: m.loss(IDS, IDS[:, 1:]), ["targets", "(2, 4)", "(2, 5)"]),
     (lambda m: m.loss(IDS, IDS, IDS[:1].bool()), ["mask", "(1, 5)", "(2, 5)"]),
@@ -570,4 +696,4 @@ def test_names_of_parts_are_the_contract():
         *(f"blocks.0.mlp.{part}.weight" for part in ("up", "gate", "down")),
         "norm.weight",
     ]
-    assert isinstance(GPT(GPTConfig(50, tied=False)).head, nn.Linear)
+    assert isinstance(GPT(GPTConfig(50, tied=False)).lm_head, nn.Linear)
