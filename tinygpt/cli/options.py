@@ -92,6 +92,8 @@ def explain(message: str, names: list[str]) -> str:
         return f"{wrong[1]}={wrong[2]!r:.60} should be {KINDS[kind[1]] if kind else 'something else'}"
     if wrong := re.search(r"(?:unrecognized arguments: |ption ')([^\s=']+)", message):
         return f"unknown option {wrong[1]}{suggest(wrong[1], names)}"
+    if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+        return message + suggest(wrong[1], re.findall(r"'(.*?)'", wrong[2]))
     return message
 
 

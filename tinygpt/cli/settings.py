@@ -85,7 +85,7 @@ def resolve(settings: dict) -> dict:
     except ValueError as error:
         raise UsageError(str(error)) from None
     del shape["vocab_size"]
-    return run | {"model": model | shape, "train": plan}
+    return run | {"model": {"preset": model["preset"]} | shape, "train": plan}
 
 
 def settings_of_run(folder: Path) -> dict:

@@ -54,7 +54,7 @@ def train(
     if (Path(out).expanduser() / "tokenizer.json").exists():
         raise ValueError(f"{out} has a tokenizer already: name another folder")
     tok = make_tokenizer("bpe", vocab_size, tg.corpus(text))
-    tok.save(out)
+    tok.save(Path(out).expanduser())
     print(f"{out}: {tok.vocab_size:,} tokens")
 
 

@@ -69,7 +69,7 @@ def train(
     **settings,
 ) -> int | None:
     "Train a model on a text, and keep it in a folder."
-    settings, folder = run_settings(settings | ({"text": text} if text else {}), config, out, resume)
+    settings, folder = run_settings(settings | ({} if text is None else {"text": text}), config, out, resume)
     if print_config:
         return print(yaml.safe_dump(settings, sort_keys=False), end="")
     if has_checkpoint(folder) and not resume:
