@@ -52,8 +52,8 @@ class GPTConfig:
 
     def resolve(self) -> "GPTConfig":
         "The same shape, with the sizes filled in that were None, and every size a plain int."
-        default_width = MLPS[self.mlp][1]
-        sizes = {"n_kv_head": self.n_head, "head_dim": self.n_embd // self.n_head, "n_hidden": default_width(self.n_embd)}
+        n_hidden = MLPS[self.mlp][1](self.n_embd)
+        sizes = {"n_kv_head": self.n_head, "head_dim": self.n_embd // self.n_head, "n_hidden": n_hidden}
         given = {name: getattr(self, name) for name in guard.GPT_SIZES}
         sizes |= {name: size for name, size in given.items() if size is not None}
         return replace(self, **{name: int(size) for name, size in sizes.items()})  # NumPy's integers, too
