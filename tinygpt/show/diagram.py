@@ -1,7 +1,6 @@
 """Pictures of a whole model, drawn from the model itself: what flows through it, and where its parameters are."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
@@ -9,6 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
 from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from tinygpt.engine.modes import eval_mode
 from tinygpt.gpt import GPT
@@ -112,25 +112,21 @@ def width(text: str, size: float) -> float:
 
 
 class FlowChart(Sheet):
-    "What a model does with a text, drawn from a run: hooks keep the shapes that go into each module and come out."
+    "What a model does with a text, drawn from a run: a hook keeps the shapes that go into each module and come out."
 
     def __init__(self, model: GPT, tok, text: str):
         super().__init__(8.3, 9.4)
         self.model, self.tok, self.text, self.ids = model, tok, text, tok.encode(text)
-        self.tokens = printed(tok, self.ids)
-        self.inputs, self.outputs, self.weights = {}, {}, []
-        named = [(name, module) for name, module in model.named_modules() if name]
-        hooks = [module.register_forward_hook(partial(self.record, name)) for name, module in named]
-        try:
-            with eval_mode(model):
-                logits = model(torch.tensor([self.ids], device=model.embed.weight.device), weights_out=self.weights)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        self.logits, self.probabilities = logits.shape, logits[0, -1].float().softmax(-1).cpu()
+        self.tokens, self.inputs, self.outputs, self.weights = printed(tok, self.ids), {}, {}, []
+        names = {module: name for name, module in model.named_modules()}
 
-    def record(self, name: str, module: nn.Module, args: tuple, result: Tensor):
-        self.inputs[name], self.outputs[name] = args[0].shape, result.shape
+        def record(module, args, result):
+            self.inputs[names[module]], self.outputs[names[module]] = args[0].shape, result.shape
+
+        ids = torch.tensor([self.ids], device=model.embed.weight.device)
+        with eval_mode(model), register_module_forward_hook(record):
+            logits = model(ids, weights_out=self.weights)
+        self.logits, self.probabilities = logits.shape, logits[0, -1].float().softmax(-1).cpu()
 
     def draw_tokens(self):
         "The text, cut into tokens, and their ids; of a long one both ends."
