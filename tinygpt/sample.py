@@ -11,7 +11,6 @@ from tinygpt.gpt import GPT
 
 __all__ = ["sample_tales", "continue_text"]
 
-
 def sample_tales(model: GPT, tok, n: int = 16, seed: int = 0) -> list[str]:
     "Tales that the model writes, each next token drawn by its probability."
     end, rng, device = tok.special_tokens["<|end|>"], torch.Generator().manual_seed(seed), model.embed.weight.device
@@ -25,7 +24,6 @@ def sample_tales(model: GPT, tok, n: int = 16, seed: int = 0) -> list[str]:
                 break
     rows = (row[1:] + [end] for row in ids.tolist())
     return [tok.decode(row[: row.index(end)]) for row in rows]
-
 
 def continue_text(model: GPT, tok, ids: Sequence[int], max_new_tokens: int = 200, seed: int = 0) -> str:
     "The text of these tokens and of those that the model writes after them, at most to the end of the text."

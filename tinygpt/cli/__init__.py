@@ -13,13 +13,11 @@ TOKENIZER = {"train": tokenizer.train, "encode": tokenizer.encode, "decode": tok
 COMMANDS = {"train": train.train, "eval": evaluate.evaluate, "tokenizer": TOKENIZER, "bench": bench.bench, "plot": plot.plot}
 ABOUT = {"tinygpt": "Build a GPT, train it, and evaluate it.", "tokenizer": "Train a tokenizer, or use one."}
 
-
 def help_of(path: str, group: dict) -> str:
     "The help of a group of commands: a line for each."
     lines = [f"  {name:<12}{ABOUT.get(name) or command.__doc__}" for name, command in group.items()]
     lines = [f"usage: {path} COMMAND ...", "", ABOUT[path.split()[-1]], "", "commands:", *lines, ""]
     return "\n".join([*lines, f"{path} COMMAND --help shows the options of a command; tinygpt --version, the version."])
-
 
 def run_command(words: list[str]) -> int | None:
     "Call the command that the first words name with the arguments after them; returns the exit code, or None for 0."
@@ -45,12 +43,10 @@ def run_command(words: list[str]) -> int | None:
     except SystemExit:  # after --help
         return 0
 
-
 def fail(code: int, message: object) -> int:
     "Print a message as one line on stderr; returns the exit code."
     print(f"tinygpt: {' '.join(str(message).split())}", file=sys.stderr)
     return code
-
 
 def main(words: list[str] | None = None) -> int:
     "Run a command line, by default that of the process; returns the exit code."

@@ -16,7 +16,6 @@ PEAKS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, 
          "RTX 4090": 165}  # TFLOP/s in bfloat16, as published
 ROWS = ("", "tokens per second", "milliseconds per step", "peak memory", "of a matrix product", "of the published peak")
 
-
 def median_seconds(call: Callable, device: str, seconds: float) -> float:
     "The median time of a call, made at least three times and for this long, after one to warm up."
     times = []
@@ -27,7 +26,6 @@ def median_seconds(call: Callable, device: str, seconds: float) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return sorted(times[1:])[len(times) // 2 - 1]
-
 
 def training_step(config: tg.GPTConfig, length: int, device: str, dtype: torch.dtype, batch_size: int) -> Callable:
     "A function that makes a training step on random token ids."
@@ -47,7 +45,6 @@ def training_step(config: tg.GPTConfig, length: int, device: str, dtype: torch.d
 
     return step
 
-
 def peak_memory(device: str) -> str:
     "The most memory that was in use so far."
     if device == "cuda":
@@ -58,7 +55,6 @@ def peak_memory(device: str) -> str:
         return "unknown"
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB"
-
 
 def measure(config: tg.GPTConfig, length: int, device: str, dtype: torch.dtype, batch_size: int) -> list[str]:
     "The measurements of one device, in the order of ROWS."
@@ -71,7 +67,6 @@ def measure(config: tg.GPTConfig, length: int, device: str, dtype: torch.dtype, 
     peaks = [1e12 * peak for part, peak in PEAKS.items() if part in name and dtype == torch.bfloat16]
     return [name, f"{batch_size * length / seconds:,.0f}", f"{1000 * seconds:,.1f}", memory,
             f"{flops / matmul_flops:.0%}", f"{flops / peaks[0]:.0%}" if peaks else "-"]
-
 
 def bench(
     size: Literal[*SIZES] = "tiny",  # the size of the model

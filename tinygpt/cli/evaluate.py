@@ -12,14 +12,12 @@ from tinygpt.cli.settings import resolve, settings_of_run
 from tinygpt.training import validate
 from tinygpt.world.judging import floor_of
 
-
 class Bar(tqdm):
     "A progress bar that moves when an item of its sequence is read."
 
     def __getitem__(self, i: int):
         self.update()
         return self.iterable[i]
-
 
 def evaluate_model(model: tg.GPT, tok, text: tg.Corpus) -> dict:
     "All that is measured on the validation split of a text."
@@ -37,7 +35,6 @@ def evaluate_model(model: tg.GPT, tok, text: tg.Corpus) -> dict:
             "bits_per_byte": tg.bits_per_byte(loss * (len(tokens) - 1), n_bytes), "floor": floor_of(text, tok),
             "skills": tg.skill_accuracy(model, tok, text) if has_skills else None}
 
-
 def print_table(rows: Iterable[Sequence[str]]):
     "Print rows: their names on the left, their values in columns."
     rows = list(rows)
@@ -45,7 +42,6 @@ def print_table(rows: Iterable[Sequence[str]]):
     for name, *values in rows:
         cells = [value.rjust(width) for value, width in zip(values, widths[1:])]
         print("  ".join([name.ljust(widths[0]), *cells]).rstrip())
-
 
 def evaluate(
     run: str,  # the folder of a run, or any other model

@@ -14,21 +14,17 @@ from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
 Device = Literal["auto", "cpu", "cuda"]
 
-
 class UsageError(ValueError):
     "A mistake in a command line or in a settings file; the exit code is 2."
-
 
 def new_parser(path: str = "", about: str = "") -> ArgumentParser:
     "A parser without arguments, which raises ArgumentError instead of exiting."
     return ArgumentParser(path, description=about, exit_on_error=False, allow_abbrev=False, print_config=None,
                           formatter_class=partial(HelpFormatter, max_help_position=30))
 
-
 def comments_of(source: Callable) -> dict[str, str]:
     "The comment behind each parameter of a function, or each field of a dataclass."
     return dict(re.findall(r"^ {4}(\w+):.*?  # (.*)$", inspect.getsource(source), re.MULTILINE))
-
 
 def add_arguments(parser: ArgumentParser, command: Callable):
     "Add an argument for each parameter of a command: keyword-only ones are options, and flags if they are bool."
@@ -51,7 +47,6 @@ def add_arguments(parser: ArgumentParser, command: Callable):
         default = "" if required or not p.default else f" (default: {p.default})"
         parser.add_argument(f"--{name}" if option else name, help=comment + default, **how)
 
-
 def add_fields(parser: ArgumentParser, prefix: str, config_class: type):
     "Add a group of options, one for each field of a dataclass that has a comment: --train.lr for lr; returns the group."
     hints, comments = get_type_hints(config_class), comments_of(config_class)
@@ -62,7 +57,6 @@ def add_fields(parser: ArgumentParser, prefix: str, config_class: type):
                            help=comment if default is None else f"{comment} (default: {default})")
     return group
 
-
 def parse(parser: ArgumentParser, words: list[str]) -> dict:
     "The given arguments, by name; raises UsageError."
     try:
@@ -70,11 +64,9 @@ def parse(parser: ArgumentParser, words: list[str]) -> dict:
     except ArgumentError as error:
         raise UsageError(explain(str(error), names_of(parser))) from None
 
-
 def names_of(parser: ArgumentParser) -> list[str]:
     "The names of all arguments of a parser."
     return [name for action in parser._actions for name in action.option_strings or [action.dest]]
-
 
 def suggest(word: str, names: Iterable[str]) -> str:
     "The name that may have been meant, as a question; empty if none is similar."
@@ -83,7 +75,6 @@ def suggest(word: str, names: Iterable[str]) -> str:
     best = difflib.get_close_matches(word, [name for name in ends if ends[name] in near], 1, cutoff=0)
     best = best or difflib.get_close_matches(word, ends, 1)
     return f"; did you mean {best[0]}?" if best else ""
-
 
 def explain(message: str, names: list[str]) -> str:
     "A message of jsonargparse as one plain sentence."
@@ -95,7 +86,6 @@ def explain(message: str, names: list[str]) -> str:
     if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
         return message + suggest(wrong[1], re.findall(r"'(.*?)'", wrong[2]))
     return message
-
 
 def pick_device(name: str) -> str:
     "The device of this name; auto is a GPU if there is one."

@@ -10,7 +10,6 @@ from tinygpt.io.log import read_records
 from tinygpt.show.training import training_plot
 from tinygpt.world.judging import floor_of
 
-
 def common_floor(folders: list[Path]) -> float | None:
     "The entropy floor, if it is known and all runs have the same text and tokenizer."
     if not all((folder / name).is_file() for folder in folders for name in (COMMAND_FILE, "tokenizer.json")):
@@ -20,7 +19,6 @@ def common_floor(folders: list[Path]) -> float | None:
     if len(texts) > 1 or len(tokenizers) > 1:
         return None
     return floor_of(tg.corpus(texts.pop()), load_tokenizer(folders[0]))
-
 
 def plot(
     runs: list[str],  # folders of runs

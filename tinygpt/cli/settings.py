@@ -14,7 +14,6 @@ from tinygpt.io.corpus import CORPORA
 COMMAND_FILE = "command.yaml"  # in the folder of a run: the settings that it was started with
 LENGTHS = ("train.steps", "train.epochs", "train.minutes")  # a run has one of them
 
-
 @dataclass
 class TextConfig:
     "What the model reads; TEXT itself is named without an option."
@@ -23,7 +22,6 @@ class TextConfig:
     tokenizer: str = "auto"  # course, char, bpe (trained on the text), a folder; auto: course or, for own texts, bpe
     vocab_size: int = 1024  # tokens in the vocabulary of bpe
     prime: bool = False  # whether attention starts with weights set by hand
-
 
 def add_settings(parser: ArgumentParser):
     "Add an option for each setting of a run."
@@ -34,7 +32,6 @@ def add_settings(parser: ArgumentParser):
                        help=f"where settings that are not given come from: {known} (default: modern)")
     add_fields(parser, "train.", TrainConfig)
 
-
 def config_file(name: str) -> Path:
     "The settings file that comes with the package under this name, or your own file."
     known = {path.stem: path for path in sorted((presets.ASSETS / "configs").glob("*.yaml"))}
@@ -42,7 +39,6 @@ def config_file(name: str) -> Path:
     if not path.exists():
         raise UsageError(f"there is no file {name}; the settings of the package are {', '.join(known)}{suggest(name, known)}")
     return path
-
 
 def read_settings(path: Path) -> dict:
     "The settings in a YAML file, by name, such as train.lr; raises UsageError."
@@ -60,17 +56,14 @@ def read_settings(path: Path) -> dict:
         raise UsageError(f"{path}: {wrong[0]} is {settings[wrong[0]]!r:.60}, not a table of settings")
     return settings
 
-
 def merge(base: dict, changes: dict) -> dict:
     "Settings with changes; a length in steps, epochs or minutes replaces the one before."
     replaced = LENGTHS if any(changes.get(length) is not None for length in LENGTHS) else ()
     return {name: value for name, value in base.items() if name not in replaced} | changes
 
-
 def model_config(preset: str = "modern", **changes) -> GPTConfig:
     "The shape of a preset, with changes."
     return GPTConfig(**presets.preset(preset, SHAPES) | changes)
-
 
 def resolve(settings: dict) -> dict:
     "The settings as a table for each section, with all defaults; raises UsageError where they are impossible."
@@ -86,7 +79,6 @@ def resolve(settings: dict) -> dict:
         raise UsageError(str(error)) from None
     del shape["vocab_size"]
     return run | {"model": {"preset": model["preset"]} | shape, "train": plan}
-
 
 def settings_of_run(folder: Path) -> dict:
     "The settings that the run in a folder was started with."

@@ -11,7 +11,6 @@ from tinygpt.cli.options import UsageError
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.tokenizer import Tokenizer
 
-
 def make_tokenizer(kind: str, vocab_size: int = 1024, text: tg.Corpus | None = None) -> Tokenizer:
     "A tokenizer trained on the text, the course's, or the one in a folder."
     if text is None and kind in ("auto", "char", "bpe"):
@@ -30,7 +29,6 @@ def make_tokenizer(kind: str, vocab_size: int = 1024, text: tg.Corpus | None = N
         raise ValueError(f"{kind} is not a tokenizer: give course, char, bpe, or a folder with a tokenizer.json")
     return tok
 
-
 def read_stdin() -> Iterator[str]:
     "The text on stdin in parts, with its line ends unchanged."
     if sys.stdin is None:
@@ -42,7 +40,6 @@ def read_stdin() -> Iterator[str]:
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise ValueError(f"the input is not UTF-8 text: {error.reason} (0x{byte:02x})") from None
-
 
 def train(
     text: str,  # a file, a folder, or the name of a corpus
@@ -57,7 +54,6 @@ def train(
     tok.save(Path(out).expanduser())
     print(f"{out}: {tok.vocab_size:,} tokens")
 
-
 def encode(
     text: str | None = None,  # without it, stdin is read
     *,
@@ -68,7 +64,6 @@ def encode(
     for place, id in enumerate(tok.encode_iterable(read_stdin() if text is None else [text])):
         sys.stdout.write(f" {id}" if place else str(id))
     print()
-
 
 def decode(
     ids: list[str] = (),  # without any, stdin is read

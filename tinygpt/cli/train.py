@@ -19,7 +19,6 @@ from tinygpt.io.runs import has_checkpoint, locked
 from tinygpt.sample import continue_text
 from tinygpt.show.progress import printable, show_samples, to_tensorboard, to_wandb
 
-
 def run_settings(typed: dict, config: str | None, out: str | None, resume: bool) -> tuple[dict, Path]:
     "The settings of a run, and its folder; raises ValueError if the run in this folder has others."
     base = read_settings(config_file(config or "tiny"))
@@ -33,7 +32,6 @@ def run_settings(typed: dict, config: str | None, out: str | None, resume: bool)
         raise ValueError(f"the run in {folder} was started with another {changed[0]}: resume it without that setting, or "
                          "name another folder with --out")
     return before, folder
-
 
 def continue_lines(model: tg.GPT, tok, start: list[int], max_new_tokens: int = 200):
     "Continue each line of stdin with the model, up to the end of a text; `start` are ids to put before a line."
@@ -52,7 +50,6 @@ def continue_lines(model: tg.GPT, tok, start: list[int], max_new_tokens: int = 2
             if ids:
                 print(printable(continue_text(model, tok, ids, max_new_tokens, seed)) + "\n", flush=True)
     print("\n" * typed, end="")  # Ctrl-D leaves the line open
-
 
 def train(
     text: str | None = None,  # a file, a folder, or one of tales (the default), chats, shakespeare, tinystories

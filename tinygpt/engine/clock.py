@@ -2,7 +2,6 @@
 
 from time import perf_counter
 
-
 class Clock:
     "Counts the seconds of a run, those before a resume included, and plans its steps from their pace so far."
 

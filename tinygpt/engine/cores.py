@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, islice
 
-
 def _start(work: Callable):
     "Tell a new process what to do with each job."
     global _work
     _work = work
 
-
 def _run(job):
     return _work(job)
-
 
 def on_all_cores(work: Callable, jobs: Iterable, enough: int = 4) -> Iterator:
     "The result of each job, in order. They run on one core if there are fewer than `enough`, or processes cannot fork."

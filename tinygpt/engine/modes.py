@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import torch
 
-
 @contextmanager
 def eval_mode(model) -> Iterator[None]:
     "Evaluation mode: no dropout and no gradients inside; afterwards the mode is as before. A function has no mode."

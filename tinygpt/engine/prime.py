@@ -9,7 +9,6 @@ from tinygpt.positions import rotation
 
 __all__ = ["prime"]
 
-
 @torch.no_grad()
 def seek_alike(attention: Attention):
     "Let it look for what is alike, and pass that on as it is."
@@ -24,7 +23,6 @@ def seek_alike(attention: Attention):
     back = values.repeat_interleave(group, 0).flatten(0, 1).T
     attention.proj.weight.copy_(back / group)  # value, then proj: as it was
 
-
 @torch.no_grad()
 def seek_neighbour(attention: Attention, base: float):
     "Let its first head look one token back, and say loudly what stands there."
@@ -37,13 +35,11 @@ def seek_neighbour(attention: Attention, base: float):
         weight[:D, 0] = wanted
     attention.proj.weight[:, :D] *= 3
 
-
 @torch.no_grad()
 def read_notes(attention: Attention, writer: Attention):
     "Let its first head compare tokens by the numbers in which the writer's first head speaks."
     for weight in attention.query.weight, attention.key.weight:
         weight[: attention.head_dim] = writer.value.weight[: attention.head_dim]
-
 
 def prime(model: GPT):
     "Let a new model begin with two habits: look for what is alike, and at your neighbour."

@@ -21,7 +21,6 @@ GPT4_SPLIT = (
 KNOWN_SPLITS = {GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", "")}  # the last is Qwen's
 SAFE_CUT = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'])")  # (?r): search from the end
 
-
 def as_texts(source: str | Iterable[str]) -> Iterator[str]:
     "The one text, or each text of a corpus; half a surrogate pair (not a character) becomes U+FFFD."
     half = ""
@@ -39,7 +38,6 @@ def as_texts(source: str | Iterable[str]) -> Iterator[str]:
     if half:
         yield "\ufffd"
 
-
 def compile_split(pattern: str | None) -> regex.Pattern:
     "The pattern, compiled so that its matches, joined, are the text: what it would skip becomes a chunk, too."
     if pattern is None:
@@ -54,7 +52,6 @@ def compile_split(pattern: str | None) -> regex.Pattern:
         return split
     return regex.compile(rf"(?:{pattern})|(?s:.)+?(?=(?:{pattern})|\Z)")
 
-
 def special_pattern(allowed: str | Iterable[str], known: Iterable[str]) -> regex.Pattern:
     "A pattern that finds the allowed special tokens ('all', or a list of known ones), the longest first."
     if isinstance(allowed, str) and allowed != "all":
@@ -64,7 +61,6 @@ def special_pattern(allowed: str | Iterable[str], known: Iterable[str]) -> regex
         raise ValueError(f"{unknown[0]!r} is not one of the special tokens {[*known]} of this tokenizer")
     return regex.compile(f"({'|'.join(map(regex.escape, names)) or '(?!)'})")  # (?!) never matches
 
-
 def last_cut(buffer: str, end: int, form: str | None) -> int:
     "Where the buffer can be cut, at the latest before `end`; 0 if nowhere."
     for found in SAFE_CUT.finditer(buffer, 0, max(0, end)):
@@ -72,7 +68,6 @@ def last_cut(buffer: str, end: int, form: str | None) -> int:
         if form is None or unicodedata.is_normalized(form, buffer[cut - 1 : cut + 1]):
             return cut
     return 0
-
 
 def pieces(
     texts: Iterable[str],
@@ -99,14 +94,12 @@ def pieces(
     if buffer:
         yield buffer
 
-
 def parts(texts: Iterable[str], pattern: str | None, special: regex.Pattern, form: str | None) -> Iterator[tuple]:
     "Pairs of a piece of the texts and whether it is a special token; the other pieces in this Unicode form."
     for piece in pieces(texts, pattern, special, form):
         for i, part in enumerate(special.split(piece)):
             is_special = i % 2 == 1  # the pattern is a group, so split keeps what it finds between the rest
             yield part if is_special or not form else unicodedata.normalize(form, part), is_special
-
 
 def batches(texts: Iterable[str], pattern: str | None, size: int = 1 << 22) -> Iterator[list[str]]:
     "Gather texts, and pieces of long texts, into lists of about `size` characters."
@@ -119,7 +112,6 @@ def batches(texts: Iterable[str], pattern: str | None, size: int = 1 << 22) -> I
                 yield batch
                 batch, length = [], 0
     yield batch
-
 
 def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
     "How often each distinct chunk occurs in all texts, counted on all cores."

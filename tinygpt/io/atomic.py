@@ -10,7 +10,6 @@ from pathlib import Path
 
 LARGEST_JSON = 100_000_000  # bytes; a tokenizer of a quarter of a million tokens takes some ten million
 
-
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     "A temporary file to write; it replaces `path` once it is complete on disk. After an error, `path` is unchanged."
@@ -27,12 +26,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         draft.unlink(missing_ok=True)
 
-
 def write_json(path: Path, content: dict):
     "Write JSON atomically."
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-
 
 def parse_json(raw: bytes):
     "The value of a JSON text; raise ValueError if an object has the same key twice."
@@ -44,7 +41,6 @@ def parse_json(raw: bytes):
 
     return json.loads(raw, object_pairs_hook=unique)
 
-
 @contextmanager
 def readable_errors(path: str | Path) -> Iterator[None]:
     "Turn the errors of reading a file's content into one ValueError that names the file and the reason."
@@ -53,7 +49,6 @@ def readable_errors(path: str | Path) -> Iterator[None]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
         raise ValueError(f"{path} is damaged, or of another kind than expected: {reason}") from error
-
 
 def read_json(path: str | Path, convert: Callable):
     "What `convert` makes of a JSON file's content; raise ValueError if the file cannot be read."

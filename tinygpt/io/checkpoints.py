@@ -60,7 +60,6 @@ NAMES = {  # the parts of GPT, as model.safetensors calls them
 }  # fmt: skip
 BUFFERS = re.compile(r"(^|\.)attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")  # in older files: masks and angles
 
-
 def differences(config: GPTConfig, shape: str) -> list[str]:
     "The choices by which a config differs from a shape that transformers knows."
     wanted = {name: value for name, value in SHAPES[shape].items() if name != "norm_eps"}
@@ -68,11 +67,9 @@ def differences(config: GPTConfig, shape: str) -> list[str]:
         wanted |= {"n_kv_head": config.n_head, "head_dim": config.n_embd / config.n_head}
     return [f"{name}={getattr(config, name)!r}" for name, value in wanted.items() if getattr(config, name) != value]
 
-
 def hf_model_type(config: GPTConfig) -> str | None:
     "The model type under which transformers knows this shape, if it does."
     return next((name for shape, name in MODEL_TYPES.items() if not differences(config, shape)), None)
-
 
 def hf_name(name: str, model_type: str | None) -> str:
     "A tensor's name in transformers: blocks.0.mlp.up.weight becomes transformer.h.0.mlp.c_fc.weight."
@@ -83,7 +80,6 @@ def hf_name(name: str, model_type: str | None) -> str:
         return ".".join([names["blocks"], path[1], names[".".join(path[2:])], last])
     return f"{names['.'.join(path)]}.{last}"
 
-
 def hf_groups(tensors: dict[str, Tensor], model_type: str | None) -> dict[str, list[str]]:
     "The names of our tensors that make up each tensor of transformers."
     groups = {}
@@ -91,11 +87,9 @@ def hf_groups(tensors: dict[str, Tensor], model_type: str | None) -> dict[str, l
         groups.setdefault(hf_name(name, model_type), []).append(name)
     return groups
 
-
 def transpose_for_gpt2(name: str, tensor: Tensor, model_type: str | None) -> Tensor:
     "The tensor, transposed if it is a matrix of a GPT-2 block: those are stored as (inputs, outputs)."
     return tensor.T if model_type == "gpt2" and ".h." in f".{name}" and tensor.dim() == 2 else tensor
-
 
 def to_hf(tensors: dict[str, Tensor], model_type: str | None) -> dict[str, Tensor]:
     "A model's tensors, as transformers stores them."
@@ -105,7 +99,6 @@ def to_hf(tensors: dict[str, Tensor], model_type: str | None) -> dict[str, Tenso
         stored[name] = transpose_for_gpt2(name, whole, model_type)
     return stored
 
-
 def from_hf(stored: dict[str, Tensor], wanted: dict[str, Tensor], model_type: str | None) -> dict[str, Tensor]:
     "The tensors that a model wants, from those that transformers stores, which are taken out of `stored`."
     tensors = {}
@@ -113,7 +106,6 @@ def from_hf(stored: dict[str, Tensor], wanted: dict[str, Tensor], model_type: st
         whole = transpose_for_gpt2(name, stored.pop(name), model_type)
         tensors |= zip(parts, [part.contiguous() for part in whole.split([len(wanted[part]) for part in parts])])
     return tensors
-
 
 def config_to_json(config: GPTConfig, tok, dtype: torch.dtype) -> dict:
     "The content of config.json."
@@ -128,7 +120,6 @@ def config_to_json(config: GPTConfig, tok, dtype: torch.dtype) -> dict:
     if model_type == "gpt2":
         return spec | {"embd_pdrop": config.dropout, "attn_pdrop": config.dropout} | common
     return spec | {"rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base}} | common
-
 
 def config_from_json(spec: dict) -> tuple[str | None, GPTConfig]:
     "The model type (None if only tinygpt knows it) and the config that a config.json describes."
@@ -158,12 +149,10 @@ def config_from_json(spec: dict) -> tuple[str | None, GPTConfig]:
     numbers = {field: spec[hf_field] for field, hf_field in FIELDS[model_type].items()}
     return model_type, GPTConfig(**SHAPES[shape] | numbers)
 
-
 def read_gpt_config(folder: Path) -> GPTConfig:
     "The config of the model in a folder."
     with readable_errors(folder / "config.json"):
         return config_from_json(weights.read_config(folder))[1].resolve()
-
 
 def rope_theta(spec: dict) -> float:
     "The base of the rotary positions, which may stand in two places; raise ValueError if they are scaled."
@@ -177,19 +166,16 @@ def rope_theta(spec: dict) -> float:
         raise ValueError(f"it has two different values of rope_theta: {sorted(bases)}")
     return bases.pop() if bases else 10_000.0
 
-
 def check_tokenizer(config: GPTConfig, tok):
     "Raise ValueError if a tokenizer has more tokens than the model."
     if tok is not None and tok.vocab_size > config.vocab_size:
         raise ValueError(f"the tokenizer has {tok.vocab_size} tokens, and the model knows {config.vocab_size}")
-
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     "The torch dtype of this name."
     if (name := str(dtype).removeprefix("torch.")) not in DTYPES:
         raise ValueError(f"dtype={dtype!r} should be one of {', '.join(DTYPES)}")
     return DTYPES[name]
-
 
 def check_model(model: GPT):
     "Raise ValueError unless a model is a GPT with exactly the tensors that its config describes."
@@ -202,7 +188,6 @@ def check_model(model: GPT):
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ValueError("this model is on the meta device: it has shapes, but no numbers")
 
-
 def remove_old_config(folder: Path, spec: dict, tok):
     "Remove the config.json of another model; raise ValueError if a tokenizer would stay beside a model without one."
     old = [name for name in TOKENIZER_FILES if (folder / name).exists()]
@@ -213,7 +198,6 @@ def remove_old_config(folder: Path, spec: dict, tok):
         if path.is_file() and read_json(path, dict) == spec:
             return
     path.unlink(missing_ok=True)  # the new one is written last: if saving is interrupted, the folder holds no model
-
 
 def save(
     folder: str | Path,
@@ -240,7 +224,6 @@ def save(
         tok.save(folder)
     write_json(folder / "config.json", spec)
 
-
 def build_on_meta(path: Path, spec: dict, n_stored: int) -> tuple[str | None, GPT]:
     "The model that a config.json describes, without numbers; raise ValueError if `n_stored` tensors are too few."
     with readable_errors(path):
@@ -254,7 +237,6 @@ def build_on_meta(path: Path, spec: dict, n_stored: int) -> tuple[str | None, GP
                 return model_type, GPT(config)
         except RuntimeError as error:
             raise ValueError(f"no such model can be built: {error}") from None
-
 
 @torch.inference_mode(False)  # so that the loaded model can be trained
 def load(
@@ -286,7 +268,6 @@ def load(
     stored = {name: stored.pop(there) for name, there in names.items()}
     model.load_state_dict(from_hf(stored, wanted, model_type), assign=True)
     return model.to(device).eval(), tok
-
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
     "The tokenizer of a folder, if it has one: of characters, or of byte pairs."

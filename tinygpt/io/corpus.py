@@ -17,7 +17,6 @@ UNSEEN = 10**9  # seeds from here on are for validation
 TALES = {"train": range(4000), "val": range(UNSEEN, UNSEEN + 500), "heldout": range(300)}
 CHATS = {"train": range(2000), "val": range(UNSEEN, UNSEEN + 200)}
 
-
 @dataclass(eq=False, repr=False)
 class Documents:
     "One split of a corpus: its documents are made or read anew each time."
@@ -33,7 +32,6 @@ class Documents:
     def __repr__(self):
         return f"{type(self).__name__}({self.about})"
 
-
 class Seeded(Documents):
     "Documents that a program writes, one for each seed."
 
@@ -43,7 +41,6 @@ class Seeded(Documents):
 
     def __len__(self) -> int:
         return len(self.seeds)
-
 
 @dataclass(frozen=True)
 class Corpus:
@@ -80,30 +77,25 @@ class Corpus:
         splits = [(name, getattr(self, name)) for name in ("train", "val", "heldout")]
         return f"Corpus({self.name}; {', '.join(f'{name}: {split.about}' for name, split in splits if split)})"
 
-
 def strange_tale(number: int) -> str:
     "A tale with a colour and a thing that the tales of `train` never bring together."
     return next(tale for seed in count(1000 * number) if (tale := tales.tale(seed, heldout=True)) != tales.tale(seed))
-
 
 def tales_corpus() -> Corpus:
     "Tales from the grammar; each is made when it is read."
     write = {"train": tales.tale, "val": tales.tale, "heldout": strange_tale}
     return Corpus("tales", **{name: Seeded(write[name], seeds) for name, seeds in TALES.items()}, known_source=True)
 
-
 def chats_corpus() -> Corpus:
     "Conversations about tales; special tokens in them say who speaks."
     splits = {name: Seeded(tales.chat, seeds, SPECIAL_TOKENS) for name, seeds in CHATS.items()}
     return Corpus("chats", **splits, known_source=True)
-
 
 def running_text(parts: list[tuple[Path, int, int]]) -> Documents:
     "Files, or parts of them from one byte to another; each is a document."
     parts = [(path, start, stop) for path, start, stop in parts if start < stop]
     about = f"{sum(stop - start for _, start, stop in parts):,} bytes"
     return Documents(lambda: (read_text(*part) for part in parts), about, whole_documents=False)
-
 
 def own_corpus(name: str, files: list[Path]) -> Corpus:
     "Files as running text: the first 90 % of the bytes to learn from, the rest for validation."
@@ -118,7 +110,6 @@ def own_corpus(name: str, files: list[Path]) -> Corpus:
         val.append((path, cut, size))
     return Corpus(name, running_text(train), running_text(val))
 
-
 def split_stories(parts: Iterable[str], between: str = "<|endoftext|>") -> Iterator[str]:
     "The stories of a text, which comes in parts and has a mark between any two stories."
     rest = ""
@@ -127,22 +118,18 @@ def split_stories(parts: Iterable[str], between: str = "<|endoftext|>") -> Itera
         yield from filter(None, map(str.strip, stories))
     yield from filter(None, [rest.strip()])
 
-
 def tinystories_split(path: Path) -> Documents:
     "A file of TinyStories, each story an example of its own."
     about = f"{text_size(path):,} bytes"
     return Documents(lambda: ([story] for story in split_stories(read_text(path))), about, whole_documents=True)
 
-
 def tinystories_corpus() -> Corpus:
     "Two million stories in simple words (2 GB, downloaded once)."
     return Corpus("tinystories", **{name: tinystories_split(path) for name, path in downloads.tinystories().items()})
 
-
 CORPORA = {"tales": tales_corpus, "chats": chats_corpus,
            "shakespeare": lambda: own_corpus("shakespeare", [downloads.shakespeare()]),
            "tinystories": tinystories_corpus}
-
 
 def corpus(name_or_path: str | Path) -> Corpus:
     "A corpus by name (tales, chats, shakespeare, tinystories), or from your own file, folder or .gz."

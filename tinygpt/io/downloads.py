@@ -16,21 +16,17 @@ SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2d
 TINYSTORIES = {"repo_type": "dataset", "repo_id": "roneneldan/TinyStories",
                "revision": "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"}
 
-
 def cache_folder() -> Path:
     "Where downloads are kept: the folder that TINYGPT_CACHE names, or else the user's own cache."
     return Path(os.environ.get("TINYGPT_CACHE") or user_cache_dir("tinygpt")).expanduser()
-
 
 def shakespeare() -> Path:
     "The 1.1 MB of tinyshakespeare, downloaded once."
     return download(SHAKESPEARE, SHAKESPEARE_SHA256, "tinyshakespeare.txt")
 
-
 def tinystories() -> dict[str, Path]:
     "The 2.3 GB of TinyStories in their second version, downloaded once; <|endoftext|> stands between two stories."
     return {"train": hub_file("TinyStoriesV2-GPT4-train.txt"), "val": hub_file("TinyStoriesV2-GPT4-valid.txt")}
-
 
 def download(url: str, sha256: str, name: str, timeout: float = 30, retries: int = 2) -> Path:
     "A file of the cache; it is downloaded if it is missing or its checksum is wrong."
@@ -45,7 +41,6 @@ def download(url: str, sha256: str, name: str, timeout: float = 30, retries: int
         cache = pooch.create(cache_folder(), "", registry={name: sha256}, urls={name: url}, retry_if_failed=retries)
         return Path(cache.fetch(name, downloader=fetch))
 
-
 def hub_file(name: str) -> Path:
     "A file of TinyStories: one that was put into the cache by hand, or else the hub's, downloaded once."
     import huggingface_hub as hub
@@ -57,7 +52,6 @@ def hub_file(name: str) -> Path:
         if not hub.try_to_load_from_cache(**file, cache_dir=folder):
             hub.get_hf_file_metadata(url)  # without a network this fails soon; the next line would try for minutes
         return Path(hub.hf_hub_download(**file, cache_dir=folder))
-
 
 def hub_folder(repo: str, revision: str | None, files: list[str], otherwise: str) -> Path:
     "A folder with these files of a model on the hub, downloaded once; `otherwise` begins the message of a failure."
@@ -73,7 +67,6 @@ def hub_folder(repo: str, revision: str | None, files: list[str], otherwise: str
             config = hf_hub_url(repo, "config.json", revision=revision)
             get_hf_file_metadata(config, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             return Path(snapshot_download(repo, **wanted))
-
 
 @contextmanager
 def _readable_errors(url: str, what: str, by_hand: str = "",

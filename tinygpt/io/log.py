@@ -9,7 +9,6 @@ from tinygpt.io.atomic import atomic_write
 
 __all__ = ["Record", "read_records"]
 
-
 @dataclass
 class Record:
     "What happened in one step."
@@ -26,21 +25,17 @@ class Record:
     skills: dict[str, float] | None = None  # the accuracy of each
     valid_fraction: float | None = None  # of the tales it writes: how many the grammar could have written
 
-
 COLUMNS = [field.name for field in fields(Record)]
-
 
 def to_row(record: Record) -> list[str]:
     "The cells of a record: each is JSON, or empty for None."
     return ["" if value is None else json.dumps(value) for value in vars(record).values()]
-
 
 def read_records(folder: str | Path) -> list[Record]:
     "The record of each step of a run, from its log; a last line that was cut off is left out."
     text = (Path(folder).expanduser() / "log.csv").read_text()
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
     return [Record(**{name: json.loads(cell) if cell else None for name, cell in row.items()}) for row in rows]
-
 
 def start_log(folder: Path, step: int) -> list[Record]:
     "Start the log of a run, or cut it after this step; returns the records that it keeps."
@@ -49,7 +44,6 @@ def start_log(folder: Path, step: int) -> list[Record]:
     with atomic_write(path) as draft, open(draft, "w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *map(to_row, records)])
     return records
-
 
 def append_record(folder: Path, record: Record):
     "Add the record of a step to the log of a run."

@@ -24,7 +24,6 @@ else:
 
 PROGRESS = ("step", "steps", "tokens", "seconds", "best")  # what a checkpoint keeps beside its tensors
 
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     "Keep a second run from writing into a folder; the lock ends with the process, however that ends."
@@ -39,7 +38,6 @@ def locked(folder: Path) -> Iterator[None]:
             raise ValueError(f"another run is writing into {folder}: wait for it, or name another folder") from None
         yield
 
-
 def state_dict(run) -> dict[str, Tensor]:
     "All tensors that a step changes, by name."
     tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
@@ -47,7 +45,6 @@ def state_dict(run) -> dict[str, Tensor]:
         for number, kept in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{number}.{name}": tensor for name, tensor in kept.items()}
     return tensors
-
 
 def load_state_dict(run, tensors: dict[str, Tensor]):
     "Put tensors from `state_dict` back into the model and its optimizers."
@@ -60,7 +57,6 @@ def load_state_dict(run, tensors: dict[str, Tensor]):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     run.model.load_state_dict({name: tensors[f"model.{name}"] for name in run.model.state_dict()})
 
-
 def save_checkpoint(run, folder: Path, tok=None):
     "Write a checkpoint: first the tensors, then the JSON file that makes it one; the two newest are kept."
     state, file = folder / "state", f"{run.step:08d}.safetensors"
@@ -70,7 +66,6 @@ def save_checkpoint(run, folder: Path, tok=None):
         old.unlink()
         old.with_suffix(".safetensors").unlink(missing_ok=True)
     save(folder, run.model, tok)
-
 
 def load_checkpoint(run, folder: Path):
     "Load the newest checkpoint that can be read; raises ValueError if there is none."
@@ -85,18 +80,15 @@ def load_checkpoint(run, folder: Path):
             warnings.warn(f"{error}; so this run resumes from the checkpoint before it", stacklevel=3)
     raise ValueError(f"no checkpoint in {folder / 'state'} can be read: name another folder")
 
-
 def read_settings(path: Path) -> dict:
     "The settings of a run, from its train.yaml."
     with readable_errors(path):
         lines = path.read_text().splitlines()
         return {name: json.loads(value) for name, value in (line.split(": ", 1) for line in lines)}
 
-
 def has_checkpoint(folder: Path) -> bool:
     "Whether a run in this folder can be resumed."
     return any((folder / "state").glob("*.json"))
-
 
 def start_or_resume(run, folder: Path, resume: bool):
     "Write the settings of a new run, or load the checkpoint of the run that is in the folder."
@@ -111,7 +103,6 @@ def start_or_resume(run, folder: Path, resume: bool):
     if other := [f"{name}={before.get(name)}" for name in settings if before.get(name) != settings[name]]:
         raise ValueError(f"the run in {folder} was started with {', '.join(other)}: resume it with the same settings")
     load_checkpoint(run, folder)
-
 
 class RunFolder:
     "Writes a run to disk: each step to the log, the best model, and checkpoints where they are due."
@@ -133,7 +124,6 @@ class RunFolder:
     def checkpoint(self):
         save_checkpoint(self.run, self.folder, self.tok)
 
-
 @contextmanager
 def open_run(run, folder: str | Path | None, tok, resume: bool) -> Iterator[RunFolder | None]:
     "The folder of a run, locked, with what it already holds loaded; None if nothing is to be written."
@@ -143,7 +133,6 @@ def open_run(run, folder: str | Path | None, tok, resume: bool) -> Iterator[RunF
     folder = Path(folder).expanduser()
     with locked(folder):
         yield RunFolder(run, folder, tok, resume)
-
 
 @contextmanager
 def catch_interrupt() -> Iterator[list]:

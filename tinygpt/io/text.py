@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 SUFFIXES = (".txt", ".md", ".text", ".txt.gz", ".md.gz", ".text.gz")  # what a folder's text files end in
 
-
 def text_files(path: str | Path) -> list[Path]:
     "The file itself, or the text files of a folder and its subfolders, sorted; hidden and linked folders are left out."
     path = Path(path).expanduser()
@@ -34,7 +33,6 @@ def text_files(path: str | Path) -> list[Path]:
         raise FileNotFoundError(f"{path} holds no text: no file in it ends in {', '.join(SUFFIXES)}")
     return sorted(files)
 
-
 def near_names(path: Path) -> list[str]:
     "Paths that exist and resemble this one: what the first missing part of it was perhaps meant to be."
     for missing, folder in zip((path, *path.parents), path.parents):
@@ -43,12 +41,10 @@ def near_names(path: Path) -> list[str]:
             return [str(folder / name) for name in difflib.get_close_matches(missing.name, names)]
     return []
 
-
 def text_size(path: str | Path) -> int:
     "How many bytes a file has, once unpacked."
     with _opened(path) as file:
         return file.seek(0, os.SEEK_END)
-
 
 def read_text(path: str | Path, start: int = 0, stop: int | None = None, piece: int = 1 << 20) -> Iterator[str]:
     """The characters of a file that begin at byte `start` or later and before `stop`, about `piece` bytes at a time.
@@ -74,7 +70,6 @@ def read_text(path: str | Path, start: int = 0, stop: int | None = None, piece: 
                 yield text[inside:]
             inside = inside and not text
 
-
 def _not_utf8(path: str | Path, error: UnicodeDecodeError, at: int) -> str:
     "The message for a file that is not UTF-8: what is wrong, at which byte, and what to do."
     if at == 0 and error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -82,7 +77,6 @@ def _not_utf8(path: str | Path, error: UnicodeDecodeError, at: int) -> str:
     packed = " of what is packed in it" if str(path).lower().endswith(".gz") else ""
     return (f"{path} is not UTF-8: {error.reason} at byte {at}{packed} (0x{error.object[error.start]:02x}); "
             "if it is text in another encoding, save it as UTF-8")
-
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[BinaryIO]:

@@ -17,11 +17,9 @@ _others = [byte for byte in range(256) if byte not in _printable]
 LETTERS = dict(zip(_printable + _others, map(chr, _printable + [*range(256, 324)])))
 BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
 
-
 def to_json(tok) -> dict:
     "The content of tokenizer.json for this tokenizer."
     return WRITERS[tok.model_type](tok)
-
 
 def from_json(cls: type, spec: dict):
     "The tokenizer of class `cls` that the content of a tokenizer.json describes."
@@ -32,18 +30,15 @@ def from_json(cls: type, spec: dict):
     check_settings("file", {name: spec.get(name) for name in ("truncation", "padding")})
     return cls(*READERS[cls.model_type](spec))
 
-
 def save(tok, folder: str | Path):
     "Write tokenizer.json, and the tokenizer_config.json without which transformers takes another class."
     write_json(Path(folder) / "tokenizer.json", to_json(tok))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     write_json(Path(folder) / "tokenizer_config.json", config)
 
-
 def load(cls: type, folder: str | Path):
     "The tokenizer of class `cls` in the tokenizer.json of a folder."
     return read_json(Path(folder) / "tokenizer.json", lambda spec: from_json(cls, spec))
-
 
 def load_gpt2(cls: type, encoder_json: str | Path, vocab_bpe: str | Path):
     "GPT-2's tokenizer, from the two files in which it was published."
@@ -61,14 +56,12 @@ def load_gpt2(cls: type, encoder_json: str | Path, vocab_bpe: str | Path):
 
     return read_json(encoder_json, combine)
 
-
 def file_json(model: dict, pre_tokenizer: dict, decoder: dict, added_tokens: Iterable[dict] = (),
               normalizer: dict | None = None) -> dict:
     "The parts of a tokenizer.json."
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": list(added_tokens),
             "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": None, "decoder": decoder,
             "model": model}
-
 
 def words_by_id(vocab: dict[str, int]) -> list[str]:
     "The words of a vocabulary by id, if the ids are 0, 1, 2, ..."
@@ -77,12 +70,10 @@ def words_by_id(vocab: dict[str, int]) -> list[str]:
         raise ValueError(f"the ids of its {len(ids)} tokens are not 0 to {len(ids) - 1}, each once")
     return sorted(vocab, key=vocab.get)
 
-
 def chars_json(ids: dict[str, int]) -> dict:
     "A vocabulary of characters as a tokenizer.json."
     split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
     return file_json({"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}, split, decoder={"type": "Fuse"})
-
 
 def read_chars(spec: dict) -> tuple:
     "The argument of a CharTokenizer from a tokenizer.json: its characters."
@@ -92,7 +83,6 @@ def read_chars(spec: dict) -> tuple:
     if any(len(word) != 1 for word in vocab):
         raise ValueError("its tokens are not single characters")
     return (words_by_id(vocab),)
-
 
 def spell(tokens: list[bytes], special_ids: Iterable[int]) -> list[str]:
     "The tokens as files write them: a letter for each byte, and special tokens as they are."
@@ -104,13 +94,11 @@ def spell(tokens: list[bytes], special_ids: Iterable[int]) -> list[str]:
         raise ValueError(f"{word!r} is a special token and an ordinary one as well; rename the special token")
     return words
 
-
 def unspell(word: str) -> bytes:
     "The bytes of an ordinary token, from its letters."
     if unknown := [letter for letter in word if letter not in BYTE_OF]:
         raise ValueError(f"{unknown[0]!r} in its token {word!r} is not a letter that stands for a byte")
     return bytes(BYTE_OF[letter] for letter in word)
-
 
 def bpe_json(tok) -> dict:
     "A BPETokenizer as a tokenizer.json."
@@ -125,13 +113,11 @@ def bpe_json(tok) -> dict:
     steps = {"type": "Sequence", "pretokenizers": [split, byte_level]} if tok.pattern else byte_level
     return file_json(model, steps, byte_level, added, {"type": tok.normalizer} if tok.normalizer else None)
 
-
 def check_settings(part: str, settings: dict, *harmless: str):
     "Raise ValueError for a setting that would change ids in a way that is not supported here."
     for name, value in settings.items():
         if name not in harmless and value not in (None, False, "", 0):
             raise ValueError(f"its {part} asks for {name}={value!r:.60}, which this tokenizer does not do")
-
 
 def read_split(pre: dict | None) -> str | None:
     "The split pattern in a pre-tokenizer: one split, then bytes; a ByteLevel that splits by itself does so as GPT-2."
@@ -153,7 +139,6 @@ def read_split(pre: dict | None) -> str | None:
         raise ValueError(f"its pattern {pattern!r} has {different[0]!r}, which other programs read in another way")
     return pattern
 
-
 def check_added(added: list[dict], ordinary: set[str], normalizer: str | None):
     "Raise ValueError for added tokens that the library would find in other places than a BPETokenizer."
     for token in added:
@@ -163,7 +148,6 @@ def check_added(added: list[dict], ordinary: set[str], normalizer: str | None):
             raise ValueError(f"its added token {content!r} is {'an ordinary token as well' if content else 'empty'}")
     if len({bool(token.get("normalized")) for token in added} | ({False} if normalizer else set())) > 1:
         raise ValueError("some added tokens are looked for in the text as it is, others after it was normalized")
-
 
 def read_merges(pairs: list, vocab: dict[str, int]) -> tuple[list[tuple[int, int]], set[str]]:
     "The merges as pairs of ids, in order, and all words that they can make."
@@ -178,7 +162,6 @@ def read_merges(pairs: list, vocab: dict[str, int]) -> tuple[list[tuple[int, int
         used |= {left, right}
         made.add(left + right)
     return merges, made
-
 
 def read_bpe(spec: dict) -> tuple:
     "The arguments of a BPETokenizer from a tokenizer.json: tokens, merges, special tokens, pattern, normalizer."
@@ -195,7 +178,6 @@ def read_bpe(spec: dict) -> tuple:
     check_added(added, made, normalizer)
     tokens = [word.encode() if word in special else unspell(word) for word in words_by_id(vocab)]
     return tokens, merges, special, read_split(spec.get("pre_tokenizer")), normalizer
-
 
 WRITERS = {"WordLevel": lambda tok: chars_json(tok.ids), "BPE": bpe_json}  # by the name of the model in the file
 READERS = {"WordLevel": read_chars, "BPE": read_bpe}

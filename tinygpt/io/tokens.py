@@ -22,14 +22,12 @@ __all__ = ["Tokens", "encode_corpus"]
 MEGABYTE = 1 << 20  # characters, more or less
 HEADER = 24  # bytes: three numbers of 8
 
-
 def identity(tok) -> str:
     "Everything that a tokenizer would save, as one text."
     with tempfile.TemporaryDirectory() as folder:
         (getattr(tok, "save_pretrained", None) or tok.save)(folder)
         found = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         return json.dumps([(path.name, path.read_bytes().decode("latin1")) for path in found])
-
 
 def fingerprint(split: Documents, tok) -> str:
     "The SHA-256 of the texts, of where they end, of their special tokens and of the tokenizer."
@@ -44,13 +42,11 @@ def fingerprint(split: Documents, tok) -> str:
     found.update(json.dumps(["tokens 1", sorted(split.special_tokens), identity(tok)]).encode())  # 1: the file layout
     return found.hexdigest()
 
-
 def safe_pieces(document: Iterable[str], tok, special: tuple[str, ...]) -> Iterator[str]:
     "A document in pieces whose ids, one after the other, are those of the whole."
     if isinstance(tok, BPETokenizer):
         return pieces(document, tok.pattern, special_pattern(special, tok.special_tokens), tok.normalizer, MEGABYTE)
     return as_texts(document) if isinstance(tok, CharTokenizer) else iter(["".join(document)])
-
 
 def portions(split: Documents, tok) -> Iterator[list[str | None]]:
     "The pieces of all documents, with None where one ends, in lists of about a megabyte."
@@ -65,7 +61,6 @@ def portions(split: Documents, tok) -> Iterator[list[str | None]]:
         portion.append(None)
     yield portion
 
-
 def encode_portion(portion: list[str | None], encode: Callable, end: list[int],
                    dtype: type) -> tuple[np.ndarray, list[int]]:
     "The ids of a portion, with the end after each document, and where in them the next document starts."
@@ -75,7 +70,6 @@ def encode_portion(portion: list[str | None], encode: Callable, end: list[int],
         if piece is None:
             starts.append(len(ids))
     return np.array(ids, dtype), starts
-
 
 def write_tokens(path: Path, encoded: Iterable[tuple[np.ndarray, list[int]]], end: list[int], dtype: type):
     "Write a token file: its header, the ids as they come, with the end in front, and where documents start."
@@ -90,13 +84,11 @@ def write_tokens(path: Path, encoded: Iterable[tuple[np.ndarray, list[int]]], en
         file.seek(0)
         file.write(np.array([n, len(bounds) - 1, np.dtype(dtype).itemsize]).tobytes())
 
-
 def is_whole(path: Path) -> bool:
     "Whether a token file exists and has the size that its header says."
     size = path.stat().st_size if path.is_file() else 0
     n, documents, width = map(int, np.fromfile(path, np.int64, 3)) if size >= HEADER else (0, 0, 0)
     return size == HEADER + n * width + 8 * (documents + 1)
-
 
 class Tokens:
     "A text as ids in a file, and where its documents start."
@@ -128,7 +120,6 @@ class Tokens:
 
     def __repr__(self):
         return f"Tokens({self.n:,} ids of {self.vocab_size:,} in {len(self.starts):,} documents)"
-
 
 def encode_corpus(split: Documents, tok, folder: str | Path | None = None) -> Tokens:
     "The tokens of a split, encoded once: the ids are kept in a file in this folder (default: the user's cache)."

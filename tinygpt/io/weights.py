@@ -31,7 +31,6 @@ FILE_STARTS = {  # of files that are often found in the place of weights
 }
 Shards = dict[str, tuple[Path, safe_open]]  # in which file each tensor is, by the tensor's name
 
-
 def find_folder(name: str | Path, check_config: Callable[[dict], object] | None = None) -> Path:
     "A model's folder: a local one or, for a name such as Qwen/Qwen3-0.6B or a/b@revision, one downloaded from the hub."
     path = Path(name).expanduser()
@@ -57,18 +56,15 @@ def find_folder(name: str | Path, check_config: Callable[[dict], object] | None 
         raise ValueError(f"the hub has {name} without safetensors, perhaps only as {NO_PICKLE}")
     return path
 
-
 def read_config(folder: str | Path) -> dict:
     "The settings in a model's config.json."
     _check_exists(path := Path(folder, "config.json"))
     return read_json(path, _check_settings)
 
-
 def _check_settings(config: dict) -> dict:
     if not isinstance(config, dict):
         raise ValueError(f"it holds {config!r:.40}, not settings by name")
     return config
-
 
 def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WEIGHTS):
     "Write tensors as safetensors, with a checksum of each; only tensors that are not contiguous are copied."
@@ -92,12 +88,10 @@ def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WE
         why = f"{file} cannot be written in {folder} ({getattr(error, 'strerror', None) or error})"
         raise OSError(f"{why}, and what was there is unchanged: free some space, or name another folder") from None
 
-
 def list_weights(folder: str | Path, file: str = WEIGHTS) -> dict[str, tuple[int, ...]]:
     "The names and shapes of a folder's tensors; no tensor is read."
     with _open_weights(Path(folder), file) as (_, stored):
         return {name: tuple(shard.get_slice(name).get_shape()) for name, (_, shard) in stored.items()}
-
 
 def read_weights(folder: str | Path, shapes: dict[str, tuple[int, ...]], ignore: re.Pattern | None = None,
                  dtype: torch.dtype = torch.float32, file: str = WEIGHTS) -> dict[str, Tensor]:
@@ -110,7 +104,6 @@ def read_weights(folder: str | Path, shapes: dict[str, tuple[int, ...]], ignore:
             wrong += [f"holds {_listed(extra)}, which this model does not have"] if extra else []
             raise ValueError(f"{path} {' and '.join(wrong)}; {SAME_MODEL}")
         return {name: _read_tensor(name, *stored[name], tuple(shape), dtype) for name, shape in shapes.items()}
-
 
 @contextmanager
 def _open_weights(folder: Path, file: str) -> Iterator[tuple[Path, Shards]]:
@@ -133,7 +126,6 @@ def _open_weights(folder: Path, file: str) -> Iterator[tuple[Path, Shards]]:
             stored |= found
         yield path, stored
 
-
 def _shards(folder: Path, spec: dict) -> dict[Path, set[str]]:
     "The files that an index names, each with the names of its tensors."
     shards = {}
@@ -142,7 +134,6 @@ def _shards(folder: Path, spec: dict) -> dict[Path, set[str]]:
             raise ValueError(f"it has {name!r:.80} in {shard!r:.80}, which is not a safetensors file beside it")
         shards.setdefault(folder / shard, set()).add(name)
     return shards
-
 
 def _open_shard(path: Path, stack: ExitStack) -> Shards:
     "The tensors of a safetensors file, which stays open until the stack is closed."
@@ -158,7 +149,6 @@ def _open_shard(path: Path, stack: ExitStack) -> Shards:
             raise ValueError(f"it has checksums, but not of {_listed(map(repr, sorted(differing)))}; get it again")
         return dict.fromkeys(names, (path, file))
 
-
 def _read_header(file: BinaryIO) -> dict:
     "The JSON header of a safetensors file; raise ValueError if there is none, or it has the same key twice."
     start = file.read(64)
@@ -167,7 +157,6 @@ def _read_header(file: BinaryIO) -> dict:
         raise ValueError(f"it is {known[0] if known else 'not a safetensors file' if start else 'empty'}")
     file.seek(8)
     return parse_json(file.read(min(int.from_bytes(start[:8], "little"), LARGEST_JSON)))
-
 
 def _read_tensor(name: str, path: Path, file: safe_open, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     "A copy of a tensor, converted to `dtype`; raise ValueError if it is damaged, or not of this shape."
@@ -186,19 +175,16 @@ def _read_tensor(name: str, path: Path, file: safe_open, shape: tuple[int, ...],
     _check_finite(tensor, what)
     return tensor
 
-
 def _checksum(name: str, tensor: Tensor) -> str:
     "The CRC-32 of a contiguous tensor's dtype, name and bytes."
     flat = tensor.as_strided((tensor.numel(),), (1,))  # reshape(-1) may keep a stride of 2 where there is one number
     return f"{zlib.crc32(flat.view(torch.uint8).numpy(), zlib.crc32(f'{CODES[tensor.dtype]} {name}'.encode())):08x}"
-
 
 def _check_finite(tensor: Tensor, what: str):
     "Raise ValueError if a tensor holds NaN or infinity."
     if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
         wrong = f"has numbers that are not finite as {tensor.dtype}"
         raise ValueError(f"{what} {wrong}: use an earlier checkpoint, or another dtype")
-
 
 def _check_exists(path: Path):
     "Raise FileNotFoundError if a folder has no such file."
@@ -207,7 +193,6 @@ def _check_exists(path: Path):
     if not path.is_file():
         found = _listed(sorted(os.listdir(path.parent)) or ["nothing"])
         raise FileNotFoundError(f"there is no file {path.name} in {path.parent}, which holds {found}")
-
 
 def _listed(names: Iterable[str]) -> str:
     "The first five names, and how many more there are."

@@ -2,7 +2,6 @@
 
 __all__ = ["ladder"]
 
-
 def ladder(rungs: dict[str, float], floor: float | None = None):
     "A chart of losses, in nats per token, from top to bottom; the last one is the newest."
     import matplotlib.pyplot as plt

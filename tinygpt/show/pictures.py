@@ -8,7 +8,6 @@ __all__ = ["Picture", "color_tokens", "slider", "table"]
 
 TINTS = ["#2b8cc4", "#d9730d", "#1f9e77", "#c2649a", "#9a7d0a", "#7a6fc9"]  # as in course.mplstyle
 
-
 class Picture:
     "A picture as HTML for a notebook, and as plain text for a terminal."
 
@@ -20,7 +19,6 @@ class Picture:
 
     def __repr__(self):
         return self.text
-
 
 def show(fig, alt: str, handle=None):
     "Display a matplotlib figure with this alternative text; with a display handle, it replaces what is shown there."
@@ -34,7 +32,6 @@ def show(fig, alt: str, handle=None):
     metadata = {"image/png": {"alt": alt, "width": int(fig.get_figwidth() * 100)}}
     (handle.update if handle else display)(data, raw=True, metadata=metadata)
 
-
 def visible(token: bytes | str) -> str:
     "A token as printable text: an arrow for a line break, hexadecimal for bytes that are not a whole character."
     try:
@@ -42,7 +39,6 @@ def visible(token: bytes | str) -> str:
     except UnicodeDecodeError:
         return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in token)
     return text.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥")
-
 
 def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked: int | None = None) -> Picture:
     "The tokens of a text, each in a colour; pointing at one shows its id, and the marked one is outlined."
@@ -58,7 +54,6 @@ def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked:
         spans.append(f'<span style="{style}"{title}>{text}</span>{"<br>" if text.endswith("⏎") else "<wbr>"}')
     body = f'<div style="font-family:monospace;line-height:1.9;white-space:pre-wrap">{"".join(spans)}</div>'
     return Picture(body, "|".join(map(visible, tokens)))
-
 
 def slider(frames: Sequence[Picture], labels: Sequence[str], name: str) -> Picture:
     "A slider that chooses one of the frames, in plain HTML: it works in a saved notebook and on the site, too."
@@ -77,7 +72,6 @@ def slider(frames: Sequence[Picture], labels: Sequence[str], name: str) -> Pictu
     )
     text = "\n".join(f"{label}: {frame}" for label, frame in zip(labels, frames))
     return Picture(f'<div>{bar} <output style="margin-left:.7em">{html.escape(labels[0])}</output>{shown}</div>', text)
-
 
 def table(rows: Iterable[Sequence[str | Picture]]) -> Picture:
     "A table of words and pictures, row by row."

@@ -21,18 +21,15 @@ from tinygpt.world.judging import floor_of
 
 __all__ = ["to_tensorboard", "to_wandb", "show_samples", "LivePlot"]
 
-
 def in_notebook() -> bool:
     "Whether this runs in a notebook, where pictures can be displayed."
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
-
 def print_evaluation(record: Record):
     "A consumer that prints a line for each evaluation, where no progress bar can be shown."
     if record.val_loss is not None:
         print(f"step {record.step} of {record.steps}, loss {record.loss:.3f}, val loss {record.val_loss:.3f}")
-
 
 class ProgressBar:
     "A consumer that shows a progress bar, in a terminal or a notebook."
@@ -54,12 +51,10 @@ class ProgressBar:
         if record.step >= record.steps:
             self.bar.close()
 
-
 def scalars(record: Record) -> dict[str, float]:
     "The numbers of a record that can be drawn as curves, by name."
     values = vars(record) | {f"skill/{name}": accuracy for name, accuracy in (record.skills or {}).items()}
     return {name: value for name, value in values.items() if name != "step" and isinstance(value, int | float)}
-
 
 def to_tensorboard(folder: str | Path) -> Callable[[Record], None]:
     "A consumer that writes for TensorBoard."
@@ -73,7 +68,6 @@ def to_tensorboard(folder: str | Path) -> Callable[[Record], None]:
             writer.flush()
     return consume
 
-
 def to_wandb(**settings) -> Callable[[Record], None]:
     "A consumer that writes for Weights & Biases; the settings are those of `wandb.init`."
     import wandb
@@ -84,7 +78,6 @@ def to_wandb(**settings) -> Callable[[Record], None]:
         if record.step >= record.steps:
             log.finish()
     return consume
-
 
 class LivePlot:
     "A consumer that draws the run so far every few seconds, in a notebook."
@@ -105,13 +98,11 @@ class LivePlot:
                 show(training_plot({"this run": self.records}, **self.plot), alt, self.handle)
             self.drawn = perf_counter()
 
-
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def printable(text: str) -> str:
     "The text, with a replacement character for each control character that a terminal would obey."
     return CONTROL.sub("\ufffd", text)
-
 
 def show_samples(model: GPT, tok, ids: Sequence[int], n: int = 60) -> Callable[[Record], None]:
     "A consumer that prints a continuation of these tokens after each evaluation."
@@ -123,7 +114,6 @@ def show_samples(model: GPT, tok, ids: Sequence[int], n: int = 60) -> Callable[[
             tqdm.write(f"step {record.step}: {printable(text)}")  # above the bar, if there is one
     return consume
 
-
 def recorded_band(model: GPT, config, corpus: Corpus) -> np.ndarray | None:
     "The lowest and highest training loss of eight recorded runs at each step; None if this run has other settings."
     free = {name: getattr(config, name) for name in ("seed", "eval_every", "save_every")}
@@ -131,7 +121,6 @@ def recorded_band(model: GPT, config, corpus: Corpus) -> np.ndarray | None:
     if corpus.name != "tales" or vars(config) != recipe or model.config != read_gpt_config(TRAINED):
         return None
     return np.genfromtxt(TRAINED / "band.csv", delimiter=",", names=True)
-
 
 def progress_consumers(run, corpus: Corpus, tok, before: Sequence[Record]) -> list[Callable[[Record], None]]:
     "The consumers that show how far a run is, in a notebook, in a terminal, or where there is neither."

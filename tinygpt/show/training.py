@@ -9,12 +9,10 @@ from tinygpt.world.skills import CHANCE
 
 __all__ = ["training_plot"]
 
-
 def smooth(values: Sequence[float], width: int = 20) -> np.ndarray:
     "Moving average: each value is averaged with up to `width` - 1 values before it."
     counts = np.minimum(np.arange(1, len(values) + 1), width)
     return np.convolve(values, np.ones(width))[: len(values)] / counts
-
 
 def draw_losses(ax, logs: dict[str, Sequence[Record]]):
     "The training loss of each run, smoothed, and a dot for each validation loss."
@@ -29,7 +27,6 @@ def draw_losses(ax, logs: dict[str, Sequence[Record]]):
     ax.set_yticks([0.5, 1, 2, 4, 7], ["0.5", "1", "2", "4", "7"], minor=False)
     ax.set_yticks([], minor=True)
 
-
 def draw_skills(ax, records: Sequence[Record]):
     "A row for each skill, darker as its accuracy rises from chance to 100 %."
     evaluated = [record for record in records if record.skills]
@@ -43,7 +40,6 @@ def draw_skills(ax, records: Sequence[Record]):
         ax.text(1.01, row, f"{fractions[-1]:.0%}", transform=ax.get_yaxis_transform(), va="center")
     ax.set_yticks(range(len(rows)), rows)
     ax.set(ylim=(len(rows) - 0.5, -0.5))
-
 
 def training_plot(
     logs: dict[str, Sequence[Record]],  # by name; skills are drawn if there is one run

@@ -9,7 +9,6 @@ import regex
 
 from tinygpt.presets import ASSETS
 
-
 class Step(NamedTuple):
     "One part of a line in a grammar."
 
@@ -21,7 +20,6 @@ class Step(NamedTuple):
     article: str = ""  # "a" or "A", to stand in front
     certain: bool = False  # whether the text before it leaves no other way to go on
 
-
 SLOT = regex.compile(r"(?:(?<article>a|A) )?(?<name>\w+)"
                      r"(?::(?<words>[\w~]+)(?:/(?<partner>\w+))?|\.(?<form>\w+)|(?<form>\+))?")
 FEMININE = {"he": "she", "him": "her", "his": "her", "himself": "herself"}
@@ -30,7 +28,6 @@ SYLLABLES = ["dal fim gor hul jub kel mop nug pel rud sol tev vel wix yon zad".s
              "bo fi go ka mu ne po ru sa ta vu zi".split()]  # no two of them make an offensive word
 MADE_UP = regex.compile("".join(f"(?i:{'|'.join(syllables)})" for syllables in SYLLABLES))
 N_MADE_UP = math.prod(map(len, SYLLABLES))
-
 
 def parse_line(line: str, rules: set[str]) -> list[Step]:
     "The steps of a line such as '{h} had {a q:color} {x:thing}.'"
@@ -45,14 +42,12 @@ def parse_line(line: str, rules: set[str]) -> list[Step]:
             steps.append(Step("pick" if slot["words"] else "word", **slot))
     return steps
 
-
 def is_certain(steps: list[Step], k: int, other: list[Step]) -> bool:
     "Whether step k of a line must follow the steps before it, although its rule has this other line, too."
     for a, b in zip(steps[:k], other[:k]):
         if a != b:
             return not (a.kind == b.kind == "text" and (a.name.startswith(b.name) or b.name.startswith(a.name)))
     return steps[k] == (other[k] if k < len(other) else None)
-
 
 def mark_certain(lines: list[list[Step]]) -> list[list[Step]]:
     "The lines of one rule, their steps marked where they are certain."
@@ -61,12 +56,10 @@ def mark_certain(lines: list[list[Step]]) -> list[list[Step]]:
 
     return [[mark(steps, k) for k in range(len(steps))] for steps in lines]
 
-
 def with_article(word: str, article: str) -> str:
     "The word with its article, if it has one: a hat, an owl."
     n = "n" if article and (word[0] in "aeiou" or word.startswith("honest")) else ""
     return f"{article}{n} {word}" if article else word
-
 
 def inflect(step: Step, remembered: dict) -> str:
     "A remembered word in the form that this step asks for."
@@ -79,7 +72,6 @@ def inflect(step: Step, remembered: dict) -> str:
         form = FEMININE[step.form.lower()] if words == "girl" else step.form.lower()
         word = form.capitalize() if step.form[0].isupper() else form
     return with_article(word, step.article)
-
 
 class Grammar:
     "Lists of words, and rules: each rule has lines, of which one is chosen by chance."
@@ -113,7 +105,6 @@ class Grammar:
         before = {word for name, word in remembered.values() if name == step.words}
         return [word for word in words if word not in before] if before else words
 
-
 def write(grammar: Grammar, rng: random.Random, heldout: bool = False, start: str = "Tale") -> str:
     "A text that the rule `start` makes, each choice by chance."
     todo, remembered, text = [Step("rule", start)], {}, ""
@@ -137,7 +128,6 @@ def write(grammar: Grammar, rng: random.Random, heldout: bool = False, start: st
             remembered[step.name] = step.words, word
             text += with_article(word, step.article)
     return text
-
 
 @cache
 def the_grammar() -> Grammar:

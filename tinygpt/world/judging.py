@@ -9,11 +9,9 @@ from tinygpt.tales import logprob
 
 __all__ = ["valid_fraction", "floor_of"]
 
-
 def valid_fraction(tales: Sequence[str]) -> float:
     "The fraction of these tales that the grammar could have written."
     return sum(logprob(tale) > -math.inf for tale in tales) / len(tales)
-
 
 def floor_of(corpus: Corpus, tok) -> float | None:
     "The entropy of the validation split, in nats a token: the least loss that is possible; None for other texts."

@@ -10,7 +10,6 @@ from tinygpt.world.grammar import FEMININE, N_MADE_UP, Grammar, Step, inflect, t
 
 __all__ = ["Choice", "choices", "answers"]
 
-
 class Choice(NamedTuple):
     "A choice that made a text: the line of a rule, a picked word, or (without surprise) a word written again."
 
@@ -19,7 +18,6 @@ class Choice(NamedTuple):
     kind: str  # the list that the word is from, "pronoun", or the name of the rule
     logp: float  # its log-probability: 0 for a word written again
     certain: bool = False  # a word written again, where nothing else was possible
-
 
 def match_pick(grammar: Grammar, step: Step, remembered: dict, text: str, at: int, heldout: bool) -> Choice | None:
     "The choice that this step made, if one of its words stands here with the right article."
@@ -31,7 +29,6 @@ def match_pick(grammar: Grammar, step: Step, remembered: dict, text: str, at: in
         return Choice(start, found.end(), "~", -math.log(N_MADE_UP))
     words = grammar.allowed(step, remembered, heldout)
     return Choice(start, found.end(), step.words, -math.log(len(words))) if found[0] in words else None
-
 
 def parse(grammar: Grammar, text: str, heldout: bool = False, start: str = "Tale") -> Iterator[tuple[Choice, ...]]:
     "Every parse of a text: the choices by which the grammar can write it from the rule `start`."
@@ -66,12 +63,10 @@ def parse(grammar: Grammar, text: str, heldout: bool = False, start: str = "Tale
             if at == len(text):
                 yield made
 
-
 def choices(text: str, heldout: bool = False) -> tuple[Choice, ...] | None:
     "The choices that made a tale or a chat; None if the grammar cannot write it."
     start = "Chat" if text.startswith("<|user|>") else "Tale"
     return next(parse(the_grammar(), text, heldout, start), None)
-
 
 def answers(text: str) -> list[tuple[int, int, str]]:
     "The answers in a chat that can be right or wrong: start, end, and the kind of question."

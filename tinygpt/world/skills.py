@@ -15,7 +15,6 @@ SKILLS = {"girl": "name", "boy": "name", "pronoun": "pronoun", "color": "color",
 CHANCE = {"name": 1 / 16, "pronoun": 1 / 2, "color": 1 / 14, "count": 1 / 8,
           "copy": 1 / N_MADE_UP, "quote": 1 / 2}  # the accuracy of a guess among the words of the list
 
-
 def spans(text: str) -> list[tuple[int, int, str]]:
     "The places of a tale that need a skill: start, end, and which skill."
     made = choices(text) or choices(text, heldout=True) or ()
@@ -23,11 +22,9 @@ def spans(text: str) -> list[tuple[int, int, str]]:
     quotes = [i for i, letter in enumerate(text) if letter == '"'][1::2]
     return sorted(found + [(i, i + 1, "quote") for i in quotes])
 
-
 def tokens_in(edges: list[int], start: int, end: int) -> list[int]:
     "The indices of the tokens that overlap text[start:end]; token i reaches from edges[i] to edges[i + 1]."
     return [i for i in range(len(edges) - 1) if edges[i] < end and edges[i + 1] > start]
-
 
 def skill_accuracy(
     model: Callable,  # gives logits (B, T, vocabulary) for ids (B, T)
