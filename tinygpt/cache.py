@@ -5,7 +5,6 @@ from torch import Tensor
 
 __all__ = ["KVCache"]
 
-
 class KVCache:
     'The key/value cache of one attention layer: chapter "Cache".'
 

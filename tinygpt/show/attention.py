@@ -12,7 +12,6 @@ from tinygpt.show.pictures import visible
 
 __all__ = ["attention_map"]
 
-
 def as_grid(weights: Tensor, tokens: Sequence[bytes | str]) -> Tensor:
     "Attention weights as layers of heads, (L, H, T, S); raises ValueError for other shapes, or tokens that do not fit."
     if weights.dim() not in (2, 3, 4) or not weights.numel():
@@ -26,19 +25,16 @@ def as_grid(weights: Tensor, tokens: Sequence[bytes | str]) -> Tensor:
         raise ValueError(f"{T} rows, but {S} columns: each query needs the key of its own token")
     return weights.detach().float().cpu()[(None,) * (4 - weights.dim())]
 
-
 def token_label(token: bytes | str) -> str:
     "A token as a label: at most 12 characters, with a dot for each space."
     label = visible(token).replace(" ", "·")
     return label if len(label) <= 12 else label[:11] + "…"
-
 
 def label_length(label: str) -> float:
     "The length of a label in inches, in nine points."
     from matplotlib.textpath import TextPath
 
     return TextPath((0, 0), label.replace("$", "S"), size=9).get_extents().width / 72
-
 
 def draw_head(ax, weights: Tensor, row_labels: list[str], column_labels: list[str], cell: float):
     "Draw the weights (T, S) of one head in cells of this width in inches, with as many labels as have room."
@@ -56,7 +52,6 @@ def draw_head(ax, weights: Tensor, row_labels: list[str], column_labels: list[st
     ax.tick_params("x", rotation=90)
     ax.spines[:].set_visible(False)
     return image
-
 
 def attention_map(
     weights: Tensor,  # one head (T, S), a row of heads (H, T, S), or layers of heads (L, H, T, S)

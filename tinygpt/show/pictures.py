@@ -57,19 +57,14 @@ def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked:
 
 def slider(frames: Sequence[Picture], labels: Sequence[str], name: str) -> Picture:
     "A slider that chooses one of the frames, in plain HTML: it works in a saved notebook and on the site, too."
-    move = (
-        "const box = this.closest('div'); "
-        "box.querySelector('output').textContent = this.dataset.labels.split('|')[this.value];"
-        "box.querySelectorAll('section').forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')"
-    )
-    bar = (
-        f'<input type="range" min="0" max="{len(frames) - 1}" value="0" '
-        'style="width:min(24em,60%);vertical-align:middle" '
-        f'aria-label="{html.escape(name)}" data-labels="{html.escape("|".join(labels))}" oninput="{move}">'
-    )
-    shown = "".join(
-        f'<section style="{"" if i == 0 else "display:none"}">{f.html}</section>' for i, f in enumerate(frames)
-    )
+    move = ("const box = this.closest('div'); "
+            "box.querySelector('output').textContent = this.dataset.labels.split('|')[this.value];"
+            "box.querySelectorAll('section').forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')")
+    bar = (f'<input type="range" min="0" max="{len(frames) - 1}" value="0" '
+           'style="width:min(24em,60%);vertical-align:middle" '
+           f'aria-label="{html.escape(name)}" data-labels="{html.escape("|".join(labels))}" oninput="{move}">')
+    hidden = [""] + ["display:none"] * (len(frames) - 1)
+    shown = "".join(f'<section style="{style}">{frame.html}</section>' for style, frame in zip(hidden, frames))
     text = "\n".join(f"{label}: {frame}" for label, frame in zip(labels, frames))
     return Picture(f'<div>{bar} <output style="margin-left:.7em">{html.escape(labels[0])}</output>{shown}</div>', text)
 
