@@ -10,7 +10,6 @@ from torch import Tensor
 
 GPT_SIZES = ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "head_dim")
 
-
 def whole_number(name: str, value: int, least: int, most: int = 2**32 - 1) -> int:
     "The value as an int; raises ValueError unless it is a whole number in this range."
     try:
@@ -21,10 +20,8 @@ def whole_number(name: str, value: int, least: int, most: int = 2**32 - 1) -> in
         raise ValueError(f"{name}={value!r} should be a whole number from {least} to {most}")
     return number
 
-
 def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
 
 def number(name: str, value: float, limit: float = math.inf, least: float = 0):
     "Raise ValueError unless the value is a number, at least `least` and below `limit`."
@@ -32,13 +29,11 @@ def number(name: str, value: float, limit: float = math.inf, least: float = 0):
         below = f" and below {limit:g}" if limit < math.inf else ""
         raise ValueError(f"{name}={value!r} should be a number, {least} or more{below}")
 
-
 def choice(name: str, value: object, known: Iterable):
     "Raise ValueError for an unknown option."
     known = list(known)
     if value not in known or type(value) is not type(known[0]):
         raise ValueError(f"{name}={value!r} should be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
-
 
 def heads(n_embd: int, n_head: int, n_kv_head: int | None, head_dim: int | None):
     "Raise ValueError unless the width can be divided into heads, and the key/value heads among them."
@@ -48,7 +43,6 @@ def heads(n_embd: int, n_head: int, n_kv_head: int | None, head_dim: int | None)
     if n_kv_head is not None and n_head % n_kv_head:
         raise ValueError(f"n_head={n_head} is not a multiple of n_kv_head={n_kv_head}, so the query heads cannot "
                          f"share the key/value heads equally: choose a divisor of {n_head}")
-
 
 def gpt_config(c, norms: Mapping, mlps: Mapping):
     "Raise ValueError for a shape that cannot be built."
@@ -68,7 +62,6 @@ def gpt_config(c, norms: Mapping, mlps: Mapping):
         raise ValueError(f"head_dim={head_dim}{share} is odd, and rope rotates pairs: make it even, or choose "
                          "position='learned'")
 
-
 def token_ids(name: str, ids: Tensor, c):
     "Raise ValueError unless these are token ids (B, T) that a model of this shape can read."
     if not isinstance(ids, Tensor):
@@ -86,11 +79,9 @@ def token_ids(name: str, ids: Tensor, c):
         raise ValueError(f"{name} hold {low if low < 0 else high}, and the vocabulary of this model goes from 0 to "
                          f"{c.vocab_size - 1}: were they made by another tokenizer?")
 
-
 def can_read(tensor: Tensor) -> bool:
     "Whether looking at the values costs nothing: a GPU would have to be waited for, and a compiled graph would break."
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-
 
 def model_inputs(ids: Tensor, c, positions: Tensor | None, attention_mask: Tensor | None, cache: Sequence | None,
                  head_scale: Tensor | None, weights_out: list | None, checkpointing: bool):
@@ -116,7 +107,6 @@ def model_inputs(ids: Tensor, c, positions: Tensor | None, attention_mask: Tenso
     if checkpointing and (weights_out is not None or cache is not None):
         raise ValueError("checkpointing runs each block twice, so it cannot be combined with weights_out or cache")
 
-
 def loss_targets(ids: Tensor, targets: Tensor, mask: Tensor | None, c):
     "Raise ValueError unless targets and mask have the shape of the ids, and the targets that count are token ids."
     for name, given in ("targets", targets), ("mask", mask):
@@ -126,13 +116,11 @@ def loss_targets(ids: Tensor, targets: Tensor, mask: Tensor | None, c):
         raise ValueError(f"the mask is {mask.dtype}, and should be torch.bool: true where a target counts")
     token_ids("targets", targets if mask is None else targets.masked_fill(~mask, 0), c)
 
-
 def rates(**rates: float | None):
     "Raise ValueError unless every rate that is given is a finite number >= 0."
     for name, rate in rates.items():
         if rate is not None:
             number(name, rate)
-
 
 def muon_group(group: dict):
     "Raise ValueError for a parameter group that Muon cannot train."
@@ -143,7 +131,6 @@ def muon_group(group: dict):
     for p in group["params"]:
         if p.dim() != 2:
             raise ValueError(f"Muon trains matrices, and this parameter is {tuple(p.shape)}: give it to AdamW")
-
 
 def train_config(c, schedules: Iterable[str]):
     "Raise ValueError for settings that cannot be trained with."
@@ -164,7 +151,6 @@ def train_config(c, schedules: Iterable[str]):
     choice("schedule", c.schedule, schedules)
     choice("dtype", c.dtype, ("float32", "bfloat16"))
 
-
 def decodable(ids: Iterable[int], vocab_size: int) -> list[int]:
     "The ids as a list of int; raises ValueError for an id that a vocabulary of this size lacks."
     ids = [index(i) for i in ids]
@@ -172,7 +158,6 @@ def decodable(ids: Iterable[int], vocab_size: int) -> list[int]:
         raise ValueError(f"id {wrong[0]} is not among the {vocab_size} ids of this tokenizer, which count from 0; were "
                          "the ids made by another one?")
     return ids
-
 
 def special_tokens(names: Iterable[str], vocab_size: int) -> list[str]:
     "The names as a list; raises ValueError unless they are distinct texts with room beside the 256 bytes."
@@ -187,7 +172,6 @@ def special_tokens(names: Iterable[str], vocab_size: int) -> list[str]:
         raise ValueError(f"vocab_size={vocab_size} has no room for 256 bytes and {len(names)} special tokens; "
                          f"ask for {256 + len(names)} or more")
     return names
-
 
 def windows(tokens, block_size: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1,
             full: bool = True):

@@ -20,7 +20,6 @@ SIZES = {
                        vocab_size=151936, block_size=40960),
 }
 
-
 def preset(name: str, shapes: dict[str, dict]) -> dict:
     "The settings of a shape or of a named size, which has GPT-2's vocabulary and context unless it says otherwise."
     if name in shapes:

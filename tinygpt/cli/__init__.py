@@ -15,9 +15,9 @@ ABOUT = {"tinygpt": "Build a GPT, train it, and evaluate it.", "tokenizer": "Tra
 
 def help_of(path: str, group: dict) -> str:
     "The help of a group of commands: a line for each."
-    lines = [f"  {name:<12}{ABOUT.get(name) or command.__doc__}" for name, command in group.items()]
-    lines = [f"usage: {path} COMMAND ...", "", ABOUT[path.split()[-1]], "", "commands:", *lines, ""]
-    return "\n".join([*lines, f"{path} COMMAND --help shows the options of a command; tinygpt --version, the version."])
+    lines = "".join(f"  {name:<12}{ABOUT.get(name) or command.__doc__}\n" for name, command in group.items())
+    return (f"usage: {path} COMMAND ...\n\n{ABOUT[path.split()[-1]]}\n\ncommands:\n{lines}\n"
+            f"{path} COMMAND --help shows the options of a command; tinygpt --version, the version.")
 
 def run_command(words: list[str]) -> int | None:
     "Call the command that the first words name with the arguments after them; returns the exit code, or None for 0."
@@ -38,10 +38,7 @@ def run_command(words: list[str]) -> int | None:
     if command is train.train:
         parser.usage = f"{path} [TEXT] [options]"
         add_settings(parser)
-    try:
-        return command(**parse(parser, words))
-    except SystemExit:  # after --help
-        return 0
+    return command(**parse(parser, words))
 
 def fail(code: int, message: object) -> int:
     "Print a message as one line on stderr; returns the exit code."
@@ -58,6 +55,8 @@ def main(words: list[str] | None = None) -> int:
             code = run_command(sys.argv[1:] if words is None else list(words))
             sys.stdout.flush()
             return code or 0
+        except SystemExit:  # after --help
+            return 0
         except UsageError as error:
             return fail(2, error)
         except KeyboardInterrupt:

@@ -1,49 +1,41 @@
 """tinygpt bench: measure the speed of a training step."""
 
 import sys
-import time
-from collections.abc import Callable
+from statistics import median
 from typing import Literal
 
 import torch
+from torch.utils.benchmark import Timer
 
 import tinygpt as tg
 from tinygpt.cli.evaluate import print_table
 from tinygpt.cli.options import Device, UsageError, pick_device
 from tinygpt.presets import SIZES
+from tinygpt.training import Run, training_steps
 
 PEAKS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362,
          "RTX 4090": 165}  # TFLOP/s in bfloat16, as published
-ROWS = ("", "tokens per second", "milliseconds per step", "peak memory", "of a matrix product", "of the published peak")
 
-def median_seconds(call: Callable, device: str, seconds: float) -> float:
-    "The median time of a call, made at least three times and for this long, after one to warm up."
-    times = []
-    while len(times) < 4 or sum(times) < seconds:
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[len(times) // 2 - 1]
+class RandomBatch:
+    "Stands in for `Windows`: the same random token ids at every step."
 
-def training_step(config: tg.GPTConfig, length: int, device: str, dtype: torch.dtype, batch_size: int) -> Callable:
-    "A function that makes a training step on random token ids."
-    torch.manual_seed(0)
-    model = tg.GPT(config).to(device)
-    ids = torch.randint(config.vocab_size, (batch_size, length + 1), device=device)
-    optimizers = tg.build_optimizers(model)
+    n, world_size = 1, 1
 
-    def step():
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = model.loss(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        model.zero_grad()
+    def __init__(self, vocab_size: int, batch_size: int, length: int):
+        ids, targets = torch.randint(vocab_size, (2, batch_size, length))
+        self.batch_size, self.batch = batch_size, (ids, targets, torch.ones_like(ids, dtype=torch.bool))
 
-    return step
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, ...]:
+        return self.batch
+
+def training_speed(run: Run, seconds: float = 1.5) -> float:
+    "Tokens per second: the median of the steps made in this time, at least three, after one to warm up."
+    speeds = []
+    for record in training_steps(run):
+        speeds.append(record.tokens_per_second)
+        if record.step > 3 and record.seconds > seconds:
+            break
+    return median(speeds[1:])
 
 def peak_memory(device: str) -> str:
     "The most memory that was in use so far."
@@ -56,17 +48,23 @@ def peak_memory(device: str) -> str:
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB"
 
-def measure(config: tg.GPTConfig, length: int, device: str, dtype: torch.dtype, batch_size: int) -> list[str]:
-    "The measurements of one device, in the order of ROWS."
-    seconds = median_seconds(training_step(config, length, device, dtype, batch_size), device, 1.5)
-    memory, flops = peak_memory(device), 3 * tg.count_flops(config, length, batch_size) / seconds
+def measure(config: tg.GPTConfig, length: int, device: str, dtype: str, batch_size: int) -> dict[str, str]:
+    "What is measured on one device, by name."
+    plan = tg.TrainConfig(steps=1_000_000, batch_size=batch_size, dtype=dtype)  # more than there is time for
+    torch.manual_seed(0)
+    run = Run(tg.GPT(config).to(device), RandomBatch(config.vocab_size, batch_size, length), plan)
+    speed, memory = training_speed(run), peak_memory(device)
+    flops = 3 * tg.count_flops(config, length) / length * speed
     n = 8192 if device == "cuda" else 1024
-    a, b = torch.randn(2, n, n, device=device, dtype=dtype)
-    matmul_flops = 2 * n**3 / median_seconds(lambda: a @ b, device, 0.3)
+    a, b = torch.randn(2, n, n, device=device, dtype=getattr(torch, dtype))
+    timer = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
+    matmul_flops = 2 * n**3 / timer.blocked_autorange(min_run_time=0.3).median
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    peaks = [1e12 * peak for part, peak in PEAKS.items() if part in name and dtype == torch.bfloat16]
-    return [name, f"{batch_size * length / seconds:,.0f}", f"{1000 * seconds:,.1f}", memory,
-            f"{flops / matmul_flops:.0%}", f"{flops / peaks[0]:.0%}" if peaks else "-"]
+    peaks = [1e12 * peak for part, peak in PEAKS.items() if part in name and dtype == "bfloat16"]
+    return {"": name, "tokens per second": f"{speed:,.0f}",
+            "milliseconds per step": f"{1000 * batch_size * length / speed:,.1f}", "peak memory": memory,
+            "of a matrix product": f"{flops / matmul_flops:.0%}",
+            "of the published peak": f"{flops / peaks[0]:.0%}" if peaks else "-"}
 
 def bench(
     size: Literal[*SIZES] = "tiny",  # the size of the model
@@ -81,6 +79,6 @@ def bench(
     config, picked = tg.GPTConfig.named(size), pick_device(device)
     devices = ["cpu", "cuda"] if (device, picked) == ("auto", "cuda") else [picked]
     length = min(config.block_size, 1024)
-    columns = [measure(config, length, device, getattr(torch, dtype), batch_size) for device in devices]
+    columns = [measure(config, length, device, dtype, batch_size) for device in devices]
     print(f"{size}: {tg.count_parameters(config):,} parameters, {batch_size} x {length} tokens per step")
-    print_table(zip(ROWS, *columns))
+    print_table(zip(columns[0], *(column.values() for column in columns)))

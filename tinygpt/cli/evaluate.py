@@ -8,16 +8,9 @@ from tqdm import tqdm
 
 import tinygpt as tg
 from tinygpt.cli.options import Device, UsageError, pick_device
-from tinygpt.cli.settings import resolve, settings_of_run
+from tinygpt.cli.settings import settings_of_run
 from tinygpt.training import validate
 from tinygpt.world.judging import floor_of
-
-class Bar(tqdm):
-    "A progress bar that moves when an item of its sequence is read."
-
-    def __getitem__(self, i: int):
-        self.update()
-        return self.iterable[i]
 
 def evaluate_model(model: tg.GPT, tok, text: tg.Corpus) -> dict:
     "All that is measured on the validation split of a text."
@@ -25,14 +18,15 @@ def evaluate_model(model: tg.GPT, tok, text: tg.Corpus) -> dict:
     longest = (tokens.bounds[1:] - tokens.bounds[:-1]).max()
     tokens.whole_documents = fits = tokens.whole_documents and bool(longest <= block_size)
     batches = tg.validation_batches(tokens, block_size, batch_size=max(1, min(32, 2**15 // block_size)))
-    with Bar(batches, disable=None, leave=False) as bar:  # None: hidden unless in a terminal
-        loss = validate(model, bar, most=len(batches))
+    n_tokens = len(tokens) - 1
+    bar = tqdm(batches, disable=None, leave=False)  # None: hidden unless in a terminal
+    loss = sum(validate(model, [batch]) * int(batch[2].sum()) for batch in bar) / n_tokens
     n_bytes = sum(len(document.encode()) for document in text.val)
     if not tokens.bounds[0]:  # nothing stands before the first token, so it is not predicted
         n_bytes -= len(tok.token_bytes(int(tokens.ids[0])))
     has_skills = text.heldout is not None and text.known_source and fits
-    return {"tokens": len(tokens) - 1, "loss": loss, "perplexity": tg.perplexity(loss),
-            "bits_per_byte": tg.bits_per_byte(loss * (len(tokens) - 1), n_bytes), "floor": floor_of(text, tok),
+    return {"tokens": n_tokens, "loss": loss, "perplexity": tg.perplexity(loss),
+            "bits_per_byte": tg.bits_per_byte(loss * n_tokens, n_bytes), "floor": floor_of(text, tok),
             "skills": tg.skill_accuracy(model, tok, text) if has_skills else None}
 
 def print_table(rows: Iterable[Sequence[str]]):
@@ -55,7 +49,7 @@ def evaluate(
     folder, device = Path(run).expanduser(), pick_device(device)
     if not text and not folder.is_dir():
         raise UsageError(f"{run} is not the folder of a run: to evaluate another model, give a TEXT")
-    text = text or resolve(settings_of_run(folder))["text"]
+    text = text or settings_of_run(folder)["text"]
     corpus = tg.corpus(text)
     model, tok = tg.load(folder if folder.is_dir() else run, device=device, variant="best" if best else None)
     if tok is None:

@@ -32,20 +32,20 @@ def add_arguments(parser: ArgumentParser, command: Callable):
     for name, comment in comments.items():
         p, hint = inspect.signature(command).parameters[name], hints[name]
         required, many, option = p.default is p.empty, get_origin(hint) is list, p.kind == p.KEYWORD_ONLY
-        how = {} if required else {"default": p.default}
         if hint is bool:
-            how["action"] = "store_true"
+            how = {"action": "store_true"}
         elif get_origin(hint) is Literal:
-            how["choices"] = get_args(hint)
-            comment = comment if option else f"{comment}: {', '.join(how['choices'])}"
+            how = {"choices": get_args(hint)}
+            comment = comment if option else f"{comment}: {', '.join(get_args(hint))}"
         else:
-            how["type"] = str if many else hint
+            how = {"type": str if many else hint}
         if option:
-            how |= {"required": True} if required else {}
+            how["required"] = required
         else:
             how |= {"metavar": name.upper(), "nargs": ("+" if many else None) if required else "*" if many else "?"}
-        default = "" if required or not p.default else f" (default: {p.default})"
-        parser.add_argument(f"--{name}" if option else name, help=comment + default, **how)
+        if p.default and not required:
+            comment += f" (default: {p.default})"
+        parser.add_argument(f"--{name}" if option else name, help=comment, **how)
 
 def add_fields(parser: ArgumentParser, prefix: str, config_class: type):
     "Add a group of options, one for each field of a dataclass that has a comment: --train.lr for lr; returns the group."

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import tinygpt as tg
-from tinygpt.cli.settings import COMMAND_FILE, resolve, settings_of_run
+from tinygpt.cli.settings import COMMAND_FILE, settings_of_run
 from tinygpt.io.atomic import readable_errors
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.io.log import read_records
@@ -14,7 +14,7 @@ def common_floor(folders: list[Path]) -> float | None:
     "The entropy floor, if it is known and all runs have the same text and tokenizer."
     if not all((folder / name).is_file() for folder in folders for name in (COMMAND_FILE, "tokenizer.json")):
         return None
-    texts = {resolve(settings_of_run(folder))["text"] for folder in folders}
+    texts = {settings_of_run(folder)["text"] for folder in folders}
     tokenizers = {(folder / "tokenizer.json").read_bytes() for folder in folders}
     if len(texts) > 1 or len(tokenizers) > 1:
         return None

@@ -4,15 +4,15 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from tinygpt import GPTConfig, TrainConfig, presets
-from tinygpt.cli.options import UsageError, add_fields, explain, names_of, new_parser, suggest
+from tinygpt.cli.options import UsageError, add_fields, explain, new_parser, suggest
 from tinygpt.gpt import SHAPES
 from tinygpt.io.corpus import CORPORA
 
 COMMAND_FILE = "command.yaml"  # in the folder of a run: the settings that it was started with
-LENGTHS = ("train.steps", "train.epochs", "train.minutes")  # a run has one of them
+LENGTHS = ("steps", "epochs", "minutes")  # a run has one of them
 
 @dataclass
 class TextConfig:
@@ -28,7 +28,7 @@ def add_settings(parser: ArgumentParser):
     add_fields(parser, "", TextConfig)
     model = add_fields(parser, "model.", GPTConfig)  # without vocab_size, which the tokenizer decides
     known = ", ".join([*SHAPES, *presets.SIZES])
-    model.add_argument("--model.preset", type=str, default=SUPPRESS, metavar="STR",
+    model.add_argument("--model.preset", type=str, metavar="STR",
                        help=f"where settings that are not given come from: {known} (default: modern)")
     add_fields(parser, "train.", TrainConfig)
 
@@ -41,36 +41,36 @@ def config_file(name: str) -> Path:
     return path
 
 def read_settings(path: Path) -> dict:
-    "The settings in a YAML file, by name, such as train.lr; raises UsageError."
+    "The settings in a YAML file, with a table for model and for train; raises UsageError."
     parser = new_parser()
-    parser.add_argument("--text", type=str, default=SUPPRESS)
+    parser.add_argument("--text", type=str)
     add_settings(parser)
     try:
-        settings = vars(parser.parse_string(path.read_text(encoding="utf-8"), defaults=False).as_flat())
+        settings = parser.parse_string(path.read_text(encoding="utf-8"), defaults=False).as_dict()
     except (ArgumentError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = explain(str(error), [name.lstrip("-") for name in names_of(parser)])
+        reason = explain(str(error), [action.dest for action in parser._actions])
         if "Unexpected config" in reason or not isinstance(error, ArgumentError | ValueError):
             reason = "there are no settings in it, such as text: tales"
         raise UsageError(f"{path}: {reason}") from None
-    if wrong := sorted(settings.keys() & {"model", "train"}):
-        raise UsageError(f"{path}: {wrong[0]} is {settings[wrong[0]]!r:.60}, not a table of settings")
+    for section in "model", "train":
+        if not isinstance(settings.get(section, {}), dict):
+            raise UsageError(f"{path}: {section} is {settings[section]!r:.60}, not a table of settings")
     return settings
-
-def merge(base: dict, changes: dict) -> dict:
-    "Settings with changes; a length in steps, epochs or minutes replaces the one before."
-    replaced = LENGTHS if any(changes.get(length) is not None for length in LENGTHS) else ()
-    return {name: value for name, value in base.items() if name not in replaced} | changes
 
 def model_config(preset: str = "modern", **changes) -> GPTConfig:
     "The shape of a preset, with changes."
     return GPTConfig(**presets.preset(preset, SHAPES) | changes)
 
-def resolve(settings: dict) -> dict:
-    "The settings as a table for each section, with all defaults; raises UsageError where they are impossible."
+def resolve(*layers: dict) -> dict:
+    "All settings: the defaults, changed by each layer in turn; raises UsageError where they are impossible."
     run, model, train = asdict(TextConfig()), {"preset": "modern"}, {}
-    for name, value in settings.items():
-        section, _, key = name.rpartition(".")
-        {"": run, "model": model, "train": train}[section][key] = value
+    for layer in layers:
+        run |= layer
+        model |= layer.get("model", {})
+        changes = layer.get("train", {})
+        if any(changes.get(length) is not None for length in LENGTHS):  # it replaces the length of the layer before
+            train |= dict.fromkeys(LENGTHS)
+        train |= changes
     if run["text"] not in CORPORA:
         run["text"] = os.path.abspath(os.path.expanduser(run["text"]))
     try:
@@ -81,7 +81,7 @@ def resolve(settings: dict) -> dict:
     return run | {"model": {"preset": model["preset"]} | shape, "train": plan}
 
 def settings_of_run(folder: Path) -> dict:
-    "The settings that the run in a folder was started with."
+    "All settings that the run in a folder was started with."
     if not (folder / COMMAND_FILE).is_file():
         raise ValueError(f"{folder} has no {COMMAND_FILE}: it is not the folder of a run of tinygpt train")
-    return read_settings(folder / COMMAND_FILE)
+    return resolve(read_settings(folder / COMMAND_FILE))

@@ -11,7 +11,7 @@ import yaml
 
 import tinygpt as tg
 from tinygpt.cli.options import Device, pick_device
-from tinygpt.cli.settings import COMMAND_FILE, config_file, merge, model_config, read_settings, resolve, settings_of_run
+from tinygpt.cli.settings import COMMAND_FILE, config_file, model_config, read_settings, resolve, settings_of_run
 from tinygpt.cli.tokenizer import make_tokenizer
 from tinygpt.io.atomic import atomic_write
 from tinygpt.io.checkpoints import load_tokenizer
@@ -25,9 +25,9 @@ def run_settings(typed: dict, config: str | None, out: str | None, resume: bool)
     text = typed.get("text", base.get("text", "tales"))
     folder = Path(out or f"runs/{Path(text).name.split('.')[0]}").expanduser()
     if not resume:
-        return resolve(merge(base, typed)), folder
-    started = settings_of_run(folder)
-    before, now = resolve(started), resolve(merge(base if config else started, typed))
+        return resolve(base, typed), folder
+    before = settings_of_run(folder)
+    now = resolve(base if config else before, typed)
     if changed := [name for name in now if now[name] != before[name]]:
         raise ValueError(f"the run in {folder} was started with another {changed[0]}: resume it without that setting, or "
                          "name another folder with --out")
@@ -38,10 +38,11 @@ def continue_lines(model: tg.GPT, tok, start: list[int], max_new_tokens: int = 2
     if sys.stdin is None:
         raise ValueError("there is no text to continue: the input is closed")
     typed = sys.stdin.isatty()
-    print("Type the beginning of a text; Ctrl-D ends.\n" * typed, end="")
+    if typed:
+        print("Type the beginning of a text; Ctrl-D ends.")
     with suppress(EOFError):
         for seed in count():
-            line = input("> " * typed)
+            line = input("> " if typed else "")
             try:
                 ids = start + tok.encode(line)
             except ValueError as error:
@@ -49,7 +50,8 @@ def continue_lines(model: tg.GPT, tok, start: list[int], max_new_tokens: int = 2
                 continue
             if ids:
                 print(printable(continue_text(model, tok, ids, max_new_tokens, seed)) + "\n", flush=True)
-    print("\n" * typed, end="")  # Ctrl-D leaves the line open
+    if typed:
+        print()  # Ctrl-D leaves the line open
 
 def train(
     text: str | None = None,  # a file, a folder, or one of tales (the default), chats, shakespeare, tinystories

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-
 class ChunkedLoss(torch.autograd.Function):
     "The loss and its gradient, which is p - y at the logits: both found chunk by chunk, in the forward pass."
 
@@ -34,7 +33,6 @@ class ChunkedLoss(torch.autograd.Function):
             raise RuntimeError("this loss has no second derivative: use F.cross_entropy(model(ids))")
         dx, dw = ctx.saved_tensors
         return grad * dx, grad * dw, None, None, None
-
 
 def linear_cross_entropy(
     x: Tensor,  # (N, C)

@@ -46,7 +46,7 @@ def readable_errors(path: str | Path) -> Iterator[None]:
     "Turn the errors of reading a file's content into one ValueError that names the file and the reason."
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
         raise ValueError(f"{path} is damaged, or of another kind than expected: {reason}") from error
 

@@ -149,11 +149,6 @@ def config_from_json(spec: dict) -> tuple[str | None, GPTConfig]:
     numbers = {field: spec[hf_field] for field, hf_field in FIELDS[model_type].items()}
     return model_type, GPTConfig(**SHAPES[shape] | numbers)
 
-def read_gpt_config(folder: Path) -> GPTConfig:
-    "The config of the model in a folder."
-    with readable_errors(folder / "config.json"):
-        return config_from_json(weights.read_config(folder))[1].resolve()
-
 def rope_theta(spec: dict) -> float:
     "The base of the rotary positions, which may stand in two places; raise ValueError if they are scaled."
     places = [spec.get(name) or {} for name in ("rope_parameters", "rope_scaling")]
@@ -228,15 +223,11 @@ def build_on_meta(path: Path, spec: dict, n_stored: int) -> tuple[str | None, GP
     "The model that a config.json describes, without numbers; raise ValueError if `n_stored` tensors are too few."
     with readable_errors(path):
         model_type, config = config_from_json(spec)
-        try:
-            with torch.device("meta"):
-                one = GPT(replace(config, n_layer=1)).state_dict()
-                per_layer = len({hf_name(name, model_type) for name in one if name.startswith("blocks.")})
-                if config.n_layer * per_layer > n_stored:
-                    raise ValueError(f"it has {config.n_layer} layers, and the weights {n_stored} tensors")
-                return model_type, GPT(config)
-        except RuntimeError as error:
-            raise ValueError(f"no such model can be built: {error}") from None
+        with torch.device("meta"):
+            one_layer = hf_groups(GPT(replace(config, n_layer=1)).blocks.state_dict(prefix="blocks."), model_type)
+            if config.n_layer * len(one_layer) > n_stored:
+                raise ValueError(f"it has {config.n_layer} layers, and the weights {n_stored} tensors")
+            return model_type, GPT(config)
 
 @torch.inference_mode(False)  # so that the loaded model can be trained
 def load(
@@ -271,13 +262,9 @@ def load(
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
     "The tokenizer of a folder, if it has one: of characters, or of byte pairs."
-
-    def from_json(spec: dict) -> Tokenizer:
-        cls = CharTokenizer if spec["model"].get("type") == "WordLevel" else BPETokenizer
-        return tokenizer_files.from_json(cls, spec)
-
-    if (folder / "tokenizer.json").exists():
-        return read_json(folder / "tokenizer.json", from_json)
+    if (path := folder / "tokenizer.json").exists():
+        chars = read_json(path, lambda spec: spec["model"].get("type") == "WordLevel")
+        return (CharTokenizer if chars else BPETokenizer).load(folder)
     if (folder / "merges.txt").exists() and (folder / "vocab.json").exists():
         return tokenizer_files.load_gpt2(BPETokenizer, folder / "vocab.json", folder / "merges.txt")
     return None

@@ -12,6 +12,7 @@ from tinygpt.world.skills import spans
 
 __all__ = ["Documents", "Corpus", "corpus"]
 
+CORPORA = ("tales", "chats", "shakespeare", "tinystories")
 SPECIAL_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
 UNSEEN = 10**9  # seeds from here on are for validation
 TALES = {"train": range(4000), "val": range(UNSEEN, UNSEEN + 500), "heldout": range(300)}
@@ -81,21 +82,16 @@ def strange_tale(number: int) -> str:
     "A tale with a colour and a thing that the tales of `train` never bring together."
     return next(tale for seed in count(1000 * number) if (tale := tales.tale(seed, heldout=True)) != tales.tale(seed))
 
-def tales_corpus() -> Corpus:
-    "Tales from the grammar; each is made when it is read."
-    write = {"train": tales.tale, "val": tales.tale, "heldout": strange_tale}
-    return Corpus("tales", **{name: Seeded(write[name], seeds) for name, seeds in TALES.items()}, known_source=True)
-
-def chats_corpus() -> Corpus:
-    "Conversations about tales; special tokens in them say who speaks."
-    splits = {name: Seeded(tales.chat, seeds, SPECIAL_TOKENS) for name, seeds in CHATS.items()}
-    return Corpus("chats", **splits, known_source=True)
-
 def running_text(parts: list[tuple[Path, int, int]]) -> Documents:
     "Files, or parts of them from one byte to another; each is a document."
     parts = [(path, start, stop) for path, start, stop in parts if start < stop]
     about = f"{sum(stop - start for _, start, stop in parts):,} bytes"
     return Documents(lambda: (read_text(*part) for part in parts), about, whole_documents=False)
+
+def stories(path: Path) -> Documents:
+    "A file of TinyStories, each story an example of its own."
+    about = f"{text_size(path):,} bytes"
+    return Documents(lambda: ([story] for story in split_stories(read_text(path))), about, whole_documents=True)
 
 def own_corpus(name: str, files: list[Path]) -> Corpus:
     "Files as running text: the first 90 % of the bytes to learn from, the rest for validation."
@@ -118,23 +114,20 @@ def split_stories(parts: Iterable[str], between: str = "<|endoftext|>") -> Itera
         yield from filter(None, map(str.strip, stories))
     yield from filter(None, [rest.strip()])
 
-def tinystories_split(path: Path) -> Documents:
-    "A file of TinyStories, each story an example of its own."
-    about = f"{text_size(path):,} bytes"
-    return Documents(lambda: ([story] for story in split_stories(read_text(path))), about, whole_documents=True)
-
-def tinystories_corpus() -> Corpus:
-    "Two million stories in simple words (2 GB, downloaded once)."
-    return Corpus("tinystories", **{name: tinystories_split(path) for name, path in downloads.tinystories().items()})
-
-CORPORA = {"tales": tales_corpus, "chats": chats_corpus,
-           "shakespeare": lambda: own_corpus("shakespeare", [downloads.shakespeare()]),
-           "tinystories": tinystories_corpus}
-
 def corpus(name_or_path: str | Path) -> Corpus:
     "A corpus by name (tales, chats, shakespeare, tinystories), or from your own file, folder or .gz."
-    if isinstance(name_or_path, str) and name_or_path in CORPORA:
-        return CORPORA[name_or_path]()
+    match name_or_path:
+        case "tales":  # from the grammar, each made when it is read
+            write = {"train": tales.tale, "val": tales.tale, "heldout": strange_tale}
+            splits = {name: Seeded(write[name], seeds) for name, seeds in TALES.items()}
+            return Corpus("tales", **splits, known_source=True)
+        case "chats":  # conversations about tales; special tokens in them say who speaks
+            splits = {name: Seeded(tales.chat, seeds, SPECIAL_TOKENS) for name, seeds in CHATS.items()}
+            return Corpus("chats", **splits, known_source=True)
+        case "shakespeare":
+            return own_corpus("shakespeare", [downloads.shakespeare()])
+        case "tinystories":  # two million stories in simple words (2 GB)
+            return Corpus("tinystories", **{name: stories(path) for name, path in downloads.tinystories().items()})
     path = Path(name_or_path).expanduser()
     if not path.exists():
         known = ", ".join(CORPORA)

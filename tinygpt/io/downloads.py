@@ -58,7 +58,7 @@ def hub_folder(repo: str, revision: str | None, files: list[str], otherwise: str
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
     wanted = {"revision": revision, "cache_dir": cache_folder(), "allow_patterns": files, "ignore_patterns": "*/*"}
     with _readable_errors(f"{constants.ENDPOINT}/{repo}", f"{otherwise}, and {repo}",
-                          "download it where there is a network", "pass the path of a folder that holds it",
+                          "download it where there is a network, or pass the path of a folder that holds it",
                           ", so it has no such model, or not for you (hf auth login tells it who you are)"):
         try:
             return Path(snapshot_download(repo, **wanted, local_files_only=True))
@@ -69,9 +69,9 @@ def hub_folder(repo: str, revision: str | None, files: list[str], otherwise: str
             return Path(snapshot_download(repo, **wanted))
 
 @contextmanager
-def _readable_errors(url: str, what: str, by_hand: str = "",
-                     instead: str = 'use corpus("tales"), which needs no network', denied: str = "") -> Iterator[None]:
+def _readable_errors(url: str, what: str, instead: str = "", denied: str = "") -> Iterator[None]:
     "Say in one sentence why a download failed, and what to do instead; `denied`: what a server means by 401 to 404."
+    instead = instead or f'put that file at {cache_folder() / what}, or use corpus("tales"), which needs no network'
     try:
         yield
     except Exception as error:  # what pooch, requests, the hub and its transports raise has no class in common
@@ -88,9 +88,9 @@ def _readable_errors(url: str, what: str, by_hand: str = "",
             reason += denied if 401 <= status[0] <= 404 else ""
         elif isinstance(root, ConnectionError | TimeoutError) or getattr(root, "errno", None):
             reason = f"the network or {urlsplit(url).hostname} cannot be reached ({detail})"
-        elif isinstance(error, ValueError) and "SHA256" in detail:
-            kind, reason = ValueError, "what it sends is another file (its SHA-256 is wrong), perhaps a log-in page"
+        elif isinstance(error, ValueError):
+            sent = "another file (its SHA-256 is wrong)" if "SHA256" in detail else "no answer to this"
+            kind, reason = ValueError, f"what it sends is {sent}, perhaps a log-in page"
         else:
             reason = f"the transfer failed ({detail})"
-        by_hand = by_hand or f"put that file at {cache_folder() / what}"
-        raise kind(f"{what} could not be downloaded from {url}: {reason}; {by_hand}, or {instead}") from None
+        raise kind(f"{what} could not be downloaded from {url}: {reason}; {instead}") from None

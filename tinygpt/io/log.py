@@ -25,8 +25,6 @@ class Record:
     skills: dict[str, float] | None = None  # the accuracy of each
     valid_fraction: float | None = None  # of the tales it writes: how many the grammar could have written
 
-COLUMNS = [field.name for field in fields(Record)]
-
 def to_row(record: Record) -> list[str]:
     "The cells of a record: each is JSON, or empty for None."
     return ["" if value is None else json.dumps(value) for value in vars(record).values()]
@@ -42,7 +40,7 @@ def start_log(folder: Path, step: int) -> list[Record]:
     path = folder / "log.csv"
     records = [record for record in read_records(folder) if record.step <= step] if path.exists() else []
     with atomic_write(path) as draft, open(draft, "w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *map(to_row, records)])
+        csv.writer(file).writerows([[field.name for field in fields(Record)], *map(to_row, records)])
     return records
 
 def append_record(folder: Path, record: Record):

@@ -90,26 +90,23 @@ def has_checkpoint(folder: Path) -> bool:
     "Whether a run in this folder can be resumed."
     return any((folder / "state").glob("*.json"))
 
-def start_or_resume(run, folder: Path, resume: bool):
-    "Write the settings of a new run, or load the checkpoint of the run that is in the folder."
-    settings = asdict(run.config)
-    if not has_checkpoint(folder):
-        with atomic_write(folder / "train.yaml") as draft:
-            draft.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
-        return
-    if not resume:
-        raise ValueError(f"{folder} has a run already: continue it with resume=True, or name another folder")
-    before = read_settings(folder / "train.yaml")
-    if other := [f"{name}={before.get(name)}" for name in settings if before.get(name) != settings[name]]:
-        raise ValueError(f"the run in {folder} was started with {', '.join(other)}: resume it with the same settings")
-    load_checkpoint(run, folder)
-
 class RunFolder:
     "Writes a run to disk: each step to the log, the best model, and checkpoints where they are due."
 
     def __init__(self, run, folder: Path, tok, resume: bool):
         self.run, self.folder, self.tok = run, folder, tok
-        start_or_resume(run, folder, resume)
+        settings = asdict(run.config)
+        if not has_checkpoint(folder):
+            with atomic_write(folder / "train.yaml") as draft:
+                draft.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
+        elif resume:
+            before = read_settings(folder / "train.yaml")
+            if other := [f"{name}={before.get(name)}" for name in settings if before.get(name) != settings[name]]:
+                raise ValueError(f"the run in {folder} was started with {', '.join(other)}: "
+                                 "resume it with the same settings")
+            load_checkpoint(run, folder)
+        else:
+            raise ValueError(f"{folder} has a run already: continue it with resume=True, or name another folder")
         self.records = start_log(folder, run.step)  # of the steps before a resume
 
     def write(self, record: Record):
@@ -129,10 +126,9 @@ def open_run(run, folder: str | Path | None, tok, resume: bool) -> Iterator[RunF
     "The folder of a run, locked, with what it already holds loaded; None if nothing is to be written."
     if folder is None:
         yield None
-        return
-    folder = Path(folder).expanduser()
-    with locked(folder):
-        yield RunFolder(run, folder, tok, resume)
+    else:
+        with locked(folder := Path(folder).expanduser()):
+            yield RunFolder(run, folder, tok, resume)
 
 @contextmanager
 def catch_interrupt() -> Iterator[list]:
@@ -144,11 +140,10 @@ def catch_interrupt() -> Iterator[list]:
             raise KeyboardInterrupt
         pressed.append(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-    before = signal.signal(signal.SIGINT, note)
+    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may catch signals
+    before = signal.signal(signal.SIGINT, note) if in_main_thread else None
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, before)

@@ -17,9 +17,13 @@ _others = [byte for byte in range(256) if byte not in _printable]
 LETTERS = dict(zip(_printable + _others, map(chr, _printable + [*range(256, 324)])))
 BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
 
+# The parts of a tokenizer.json, in the order in which they are written.
+PARTS = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+         "pre_tokenizer": None, "post_processor": None, "decoder": None, "model": None}
+
 def to_json(tok) -> dict:
     "The content of tokenizer.json for this tokenizer."
-    return WRITERS[tok.model_type](tok)
+    return bpe_json(tok) if tok.model_type == "BPE" else chars_json(tok.ids)
 
 def from_json(cls: type, spec: dict):
     "The tokenizer of class `cls` that the content of a tokenizer.json describes."
@@ -28,7 +32,7 @@ def from_json(cls: type, spec: dict):
         raise ValueError(f"it does not hold a {cls.model_type} vocabulary ({cls.__name__} reads no other), "
                          f"but {model.get('type', 'no known one')}")
     check_settings("file", {name: spec.get(name) for name in ("truncation", "padding")})
-    return cls(*READERS[cls.model_type](spec))
+    return cls(*(read_bpe if cls.model_type == "BPE" else read_chars)(spec))
 
 def save(tok, folder: str | Path):
     "Write tokenizer.json, and the tokenizer_config.json without which transformers takes another class."
@@ -51,17 +55,10 @@ def load_gpt2(cls: type, encoder_json: str | Path, vocab_bpe: str | Path):
         if len(vocab) != 256 + len(merges) + 1:
             raise ValueError(f"its {len(vocab)} tokens do not go with the {len(merges)} merges of {vocab_bpe}")
         added = [{"id": vocab["<|endoftext|>"], "content": "<|endoftext|>"}]
-        model, byte_level = {"vocab": vocab, "merges": merges}, {"type": "ByteLevel"}
-        return from_json(cls, file_json(model, byte_level, byte_level, added))
+        model = {"vocab": vocab, "merges": merges}
+        return from_json(cls, PARTS | {"added_tokens": added, "pre_tokenizer": {"type": "ByteLevel"}, "model": model})
 
     return read_json(encoder_json, combine)
-
-def file_json(model: dict, pre_tokenizer: dict, decoder: dict, added_tokens: Iterable[dict] = (),
-              normalizer: dict | None = None) -> dict:
-    "The parts of a tokenizer.json."
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": list(added_tokens),
-            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": None, "decoder": decoder,
-            "model": model}
 
 def words_by_id(vocab: dict[str, int]) -> list[str]:
     "The words of a vocabulary by id, if the ids are 0, 1, 2, ..."
@@ -73,7 +70,8 @@ def words_by_id(vocab: dict[str, int]) -> list[str]:
 def chars_json(ids: dict[str, int]) -> dict:
     "A vocabulary of characters as a tokenizer.json."
     split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
-    return file_json({"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}, split, decoder={"type": "Fuse"})
+    model = {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}
+    return PARTS | {"pre_tokenizer": split, "decoder": {"type": "Fuse"}, "model": model}
 
 def read_chars(spec: dict) -> tuple:
     "The argument of a CharTokenizer from a tokenizer.json: its characters."
@@ -111,7 +109,9 @@ def bpe_json(tok) -> dict:
              "vocab": {word: i for i, word in enumerate(tok.words)},
              "merges": [[tok.words[left], tok.words[right]] for left, right in tok.merges]}
     steps = {"type": "Sequence", "pretokenizers": [split, byte_level]} if tok.pattern else byte_level
-    return file_json(model, steps, byte_level, added, {"type": tok.normalizer} if tok.normalizer else None)
+    normalizer = {"type": tok.normalizer} if tok.normalizer else None
+    return PARTS | {"added_tokens": added, "normalizer": normalizer, "pre_tokenizer": steps, "decoder": byte_level,
+                    "model": model}
 
 def check_settings(part: str, settings: dict, *harmless: str):
     "Raise ValueError for a setting that would change ids in a way that is not supported here."
@@ -139,16 +139,6 @@ def read_split(pre: dict | None) -> str | None:
         raise ValueError(f"its pattern {pattern!r} has {different[0]!r}, which other programs read in another way")
     return pattern
 
-def check_added(added: list[dict], ordinary: set[str], normalizer: str | None):
-    "Raise ValueError for added tokens that the library would find in other places than a BPETokenizer."
-    for token in added:
-        content = token["content"]
-        check_settings(f"token {content!r}", token, "id", "content", "special", "normalized")
-        if content == "" or content in ordinary:
-            raise ValueError(f"its added token {content!r} is {'an ordinary token as well' if content else 'empty'}")
-    if len({bool(token.get("normalized")) for token in added} | ({False} if normalizer else set())) > 1:
-        raise ValueError("some added tokens are looked for in the text as it is, others after it was normalized")
-
 def read_merges(pairs: list, vocab: dict[str, int]) -> tuple[list[tuple[int, int]], set[str]]:
     "The merges as pairs of ids, in order, and all words that they can make."
     merges, used, made = [], set(), set(LETTERS.values())
@@ -175,9 +165,12 @@ def read_bpe(spec: dict) -> tuple:
     special = {token["content"]: token["id"] for token in added}
     vocab = model["vocab"] | special
     merges, made = read_merges(model["merges"], vocab)
-    check_added(added, made, normalizer)
+    for token in added:  # which the library must find in the same places as a BPETokenizer
+        content = token["content"]
+        check_settings(f"token {content!r}", token, "id", "content", "special", "normalized")
+        if content == "" or content in made:
+            raise ValueError(f"its added token {content!r} is {'an ordinary token as well' if content else 'empty'}")
+    if len({bool(token.get("normalized")) for token in added} | ({False} if normalizer else set())) > 1:
+        raise ValueError("some added tokens are looked for in the text as it is, others after it was normalized")
     tokens = [word.encode() if word in special else unspell(word) for word in words_by_id(vocab)]
     return tokens, merges, special, read_split(spec.get("pre_tokenizer")), normalizer
-
-WRITERS = {"WordLevel": lambda tok: chars_json(tok.ids), "BPE": bpe_json}  # by the name of the model in the file
-READERS = {"WordLevel": read_chars, "BPE": read_bpe}

@@ -22,13 +22,6 @@ __all__ = ["Tokens", "encode_corpus"]
 MEGABYTE = 1 << 20  # characters, more or less
 HEADER = 24  # bytes: three numbers of 8
 
-def identity(tok) -> str:
-    "Everything that a tokenizer would save, as one text."
-    with tempfile.TemporaryDirectory() as folder:
-        (getattr(tok, "save_pretrained", None) or tok.save)(folder)
-        found = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        return json.dumps([(path.name, path.read_bytes().decode("latin1")) for path in found])
-
 def fingerprint(split: Documents, tok) -> str:
     "The SHA-256 of the texts, of where they end, of their special tokens and of the tokenizer."
     found, empty = hashlib.sha256(), True
@@ -39,20 +32,23 @@ def fingerprint(split: Documents, tok) -> str:
         found.update(b"\xff")  # a byte that occurs in no text
     if empty:
         raise ValueError(f"there is no text in {split}; of your own text a tenth is kept for val, so give a longer one")
-    found.update(json.dumps(["tokens 1", sorted(split.special_tokens), identity(tok)]).encode())  # 1: the file layout
+    with tempfile.TemporaryDirectory() as folder:  # a tokenizer is what it saves
+        (getattr(tok, "save_pretrained", None) or tok.save)(folder)
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        identity = json.dumps([(path.name, path.read_bytes().decode("latin1")) for path in files])
+    found.update(json.dumps(["tokens 1", sorted(split.special_tokens), identity]).encode())  # 1: the file layout
     return found.hexdigest()
-
-def safe_pieces(document: Iterable[str], tok, special: tuple[str, ...]) -> Iterator[str]:
-    "A document in pieces whose ids, one after the other, are those of the whole."
-    if isinstance(tok, BPETokenizer):
-        return pieces(document, tok.pattern, special_pattern(special, tok.special_tokens), tok.normalizer, MEGABYTE)
-    return as_texts(document) if isinstance(tok, CharTokenizer) else iter(["".join(document)])
 
 def portions(split: Documents, tok) -> Iterator[list[str | None]]:
     "The pieces of all documents, with None where one ends, in lists of about a megabyte."
     portion, length = [], 0
     for document in split.begin():
-        for piece in safe_pieces(document, tok, split.special_tokens):
+        if isinstance(tok, BPETokenizer):  # cut where no token can be, so that the ids are those of the whole
+            special = special_pattern(split.special_tokens, tok.special_tokens)
+            document = pieces(document, tok.pattern, special, tok.normalizer, MEGABYTE)
+        elif not isinstance(tok, CharTokenizer):
+            document = ["".join(document)]
+        for piece in as_texts(document):
             portion.append(piece)
             length += len(piece)
             if length >= MEGABYTE:

@@ -22,7 +22,6 @@ COLORS = {"position_embedding": OCHRE, "embed": ORANGE, "lm_head": PINK, "attent
 ACTIVATIONS = {"swiglu": "silu × up"}  # of the other kinds of MLP the name is that of the activation function
 STACK, OPENED, MIDDLE = 1.2, 3.42, 5.7  # where the two streams run, and the middle of the opened block
 
-
 class Sheet:
     "Paper, measured in inches from its upper left corner."
 
@@ -79,7 +78,6 @@ class Sheet:
         self.ax.plot(x, y, "o", color=VIOLET, ms=16.5, mew=0, zorder=4)
         self.ax.plot(x, y, "+", color="white", ms=8.6, mew=1.6, zorder=5)
 
-
 def what(module: nn.Module) -> str:
     "What a module is, in a word or two."
     if isinstance(module, nn.Linear):
@@ -88,16 +86,13 @@ def what(module: nn.Module) -> str:
         return f"{module.num_embeddings:,} × {module.embedding_dim:,}"
     return type(module).__name__
 
-
 def short(name: str) -> str:
     "A module's name, as it is written into the pictures."
     return "positions" if name == "position_embedding" else name.split(".")[-1]
 
-
 def color_of(name: str) -> str:
     "The color of a kind of part, the same in both pictures."
     return next((color for kind, color in COLORS.items() if kind in f"{name}."), VIOLET)
-
 
 def printed(tok, ids: Sequence[int]) -> list[str]:
     "Tokens in print, all visible and none too long; a model may have more ids than its tokenizer."
@@ -105,11 +100,9 @@ def printed(tok, ids: Sequence[int]) -> list[str]:
     names = ["".join(c if c.isprintable() else "�" for c in word) or "�" for word in words]
     return [name if len(name) < 15 else name[:14] + "…" for name in names]
 
-
 def width(text: str, size: float) -> float:
     "How many inches a text in monospace takes."
     return 0.6021 * len(text) * size / 72
-
 
 class FlowChart(Sheet):
     "What a model does with a text, drawn from a run: a hook keeps the shapes that go into each module and come out."
@@ -280,7 +273,6 @@ class FlowChart(Sheet):
         self.shape(x, 8.82, self.outputs["blocks.0"], "blocks.0:out:opened")
         self.stream(OPENED, 1.65, 9.02)
 
-
 def data_flow(model: GPT, tok, text: str):
     "From a text to the probabilities of its next token, as a figure: drawn from a run of the model itself."
     chart = FlowChart(model, tok, text)
@@ -290,12 +282,10 @@ def data_flow(model: GPT, tok, text: str):
     chart.draw_opened()
     return chart.fig
 
-
 def sizes(model: GPT) -> dict[str, int]:
     "How many parameters each module has, its biases included."
     counts = {name: sum(p.numel() for p in part.parameters(recurse=False)) for name, part in model.named_modules()}
     return {name: n for name, n in counts.items() if n}
-
 
 def rotation_of(name: str, w: float, h: float) -> float | None:
     "By how many degrees a name is to be turned to stand in an area; None if it has no room."
@@ -304,7 +294,6 @@ def rotation_of(name: str, w: float, h: float) -> float | None:
         return None
     return 0 if w > long else 90
 
-
 def draw_area(sheet: Sheet, x: float, y: float, w: float, h: float, name: str, share=0.0, named=True, **style):
     "A part as an area, with its name; of a large one the share, too."
     color, turn = color_of(name), rotation_of(name, w, h)
@@ -312,7 +301,6 @@ def draw_area(sheet: Sheet, x: float, y: float, w: float, h: float, name: str, s
     if named and turn is not None:
         words = f"{short(name)}\n{share:.0%}" if turn == 0 and h > 0.5 and share > 0.1 else short(name)
         sheet.write(x + w / 2, y + h / 2, words, 8, f"{name}:name", color=color, weight="bold", rotation=turn)
-
 
 def draw_layer(sheet: Sheet, x: float, y: float, w: float, h: float, layer: str, parts: dict[str, int]):
     "A layer as a row: each matrix by its name; where there is no room, attention or the MLP by its own."
@@ -326,7 +314,6 @@ def draw_layer(sheet: Sheet, x: float, y: float, w: float, h: float, layer: str,
             left += n
         draw_area(sheet, x, y, total, h, half, named=not each, fill=False)
         x += total
-
 
 def parameter_map(*models: GPT):
     "Where the parameters of a model are, as a figure: each part as large as its share; several models side by side."
