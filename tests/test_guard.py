@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinygpt import guard
+from tinygpt import Attention, guard
 
 
 def test_a_whole_number_comes_back_as_an_int():
@@ -70,3 +70,12 @@ def test_heads_are_refused_with_both_numbers_and_a_way_out():
         guard.heads(128, 3, None, None)
     with pytest.raises(ValueError, match="n_head=6 .* n_kv_head=4.* divisor of 6"):
         guard.heads(120, 6, 4, None)
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"n_head": 0}, {"n_head": -2}, {"n_head": 2.0}, {"n_head": 4, "n_kv_head": 0}, {"n_head": 4, "head_dim": 0}]
+)
+def test_attention_by_itself_refuses_impossible_heads(sizes):
+    name = list(sizes)[-1]
+    with pytest.raises(ValueError, match=f"{name}=.* should be a whole number"):
+        Attention(16, **sizes)

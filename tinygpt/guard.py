@@ -37,6 +37,10 @@ def choice(name: str, value: object, known: Iterable):
 
 def heads(n_embd: int, n_head: int, n_kv_head: int | None, head_dim: int | None):
     "Raise ValueError unless the width can be divided into heads, and the key/value heads among them."
+    whole_number("n_embd", n_embd, 1)
+    whole_number("n_head", n_head, 1)
+    whole_number("n_kv_head", n_head if n_kv_head is None else n_kv_head, 1)
+    whole_number("head_dim", 1 if head_dim is None else head_dim, 1)
     if head_dim is None and n_embd % n_head:
         raise ValueError(f"n_embd={n_embd} cannot be divided into n_head={n_head} heads: give head_dim, or make it "
                          f"a multiple of {n_head}")
@@ -52,9 +56,9 @@ def gpt_config(c, norms: Mapping, mlps: Mapping):
     number("dropout", c.dropout, limit=1)
     number("norm_eps", c.norm_eps, limit=1)
     number("rope_base", c.rope_base, limit=1e12, least=1)
-    for name in GPT_SIZES:
-        if getattr(c, name) is not None or name not in ("n_kv_head", "n_hidden", "head_dim"):
-            whole_number(name, getattr(c, name), 1)
+    for name in "vocab_size", "block_size", "n_layer":
+        whole_number(name, getattr(c, name), 1)
+    whole_number("n_hidden", 1 if c.n_hidden is None else c.n_hidden, 1)
     heads(c.n_embd, c.n_head, c.n_kv_head, c.head_dim)
     head_dim = c.head_dim or c.n_embd // c.n_head
     if c.position == "rope" and head_dim % 2:
