@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from tinygpt.cli import COMMANDS, main
-from tinygpt.cli.bench import median_seconds
+from tinygpt.cli.bench import training_speed
 from tinygpt.cli.options import comments_of, suggest
 from tinygpt.cli.settings import config_file, read_settings, resolve
 from tinygpt.cli.tokenizer import make_tokenizer
@@ -28,7 +28,7 @@ from tinygpt.data import validation_batches
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
 from tinygpt.io.checkpoints import load, save
 from tinygpt.io.corpus import corpus
-from tinygpt.io.log import read_records
+from tinygpt.io.log import Record, read_records
 from tinygpt.io.tokens import encode_corpus
 from tinygpt.presets import ASSETS, SIZES
 from tinygpt.show.progress import CONTROL
@@ -477,9 +477,11 @@ def test_bench():
 
 
 def test_the_median_of_what_was_timed(monkeypatch):
-    clock = iter([0, 100, 100, 101, 200, 205, 300, 303])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    assert median_seconds(lambda: None, "cpu", 5) == 3  # 1, 3 and 5, after the first
+    speeds = [1, 100, 50, 60, 70, 900]
+    records = [Record(i + 1, 99, 0, 1, 0, 0, i, speed) for i, speed in enumerate(speeds)]
+    monkeypatch.setattr("tinygpt.cli.bench.training_steps", lambda run: iter(records))
+    assert training_speed(None, 1) == 60  # 100, 50 and 60, after the first
+    assert training_speed(None, 3.5) == 65  # and 70: as many as there are in this time
 
 
 def test_plot(tmp_path):

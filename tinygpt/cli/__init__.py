@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from contextlib import suppress
 
 import tinygpt
 from tinygpt.cli import bench, evaluate, plot, tokenizer, train
@@ -38,7 +39,8 @@ def run_command(words: list[str]) -> int | None:
     if command is train.train:
         parser.usage = f"{path} [TEXT] [options]"
         add_settings(parser)
-    return command(**parse(parser, words))
+    with suppress(SystemExit):  # after --help
+        return command(**parse(parser, words))
 
 def fail(code: int, message: object) -> int:
     "Print a message as one line on stderr; returns the exit code."
@@ -55,8 +57,6 @@ def main(words: list[str] | None = None) -> int:
             code = run_command(sys.argv[1:] if words is None else list(words))
             sys.stdout.flush()
             return code or 0
-        except SystemExit:  # after --help
-            return 0
         except UsageError as error:
             return fail(2, error)
         except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
-from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
 Device = Literal["auto", "cpu", "cuda"]
@@ -26,47 +26,36 @@ def comments_of(source: Callable) -> dict[str, str]:
     "The comment behind each parameter of a function, or each field of a dataclass."
     return dict(re.findall(r"^ {4}(\w+):.*?  # (.*)$", inspect.getsource(source), re.MULTILINE))
 
-def add_arguments(parser: ArgumentParser, command: Callable):
-    "Add an argument for each parameter of a command: keyword-only ones are options, and flags if they are bool."
-    hints, comments = get_type_hints(command), comments_of(command)
-    for name, comment in comments.items():
-        p, hint = inspect.signature(command).parameters[name], hints[name]
-        required, many, option = p.default is p.empty, get_origin(hint) is list, p.kind == p.KEYWORD_ONLY
-        if hint is bool:
-            how = {"action": "store_true"}
-        elif get_origin(hint) is Literal:
+def add_arguments(parser: ArgumentParser, source: Callable, prefix: str = ""):
+    "Add an argument for each parameter of a command, or an option for each field of a dataclass, if it has a comment."
+    hints, parameters, is_config = get_type_hints(source), inspect.signature(source).parameters, inspect.isclass(source)
+    for name, comment in comments_of(source).items():
+        p, hint = parameters[name], hints[name]
+        kind = (*get_args(hint), hint)[0]  # str, also for str | None and list[str]
+        option, required = is_config or p.kind == p.KEYWORD_ONLY, p.default is p.empty
+        if get_origin(hint) is Literal:
             how = {"choices": get_args(hint)}
-            comment = comment if option else f"{comment}: {', '.join(get_args(hint))}"
+        elif hint is bool and not is_config:
+            how = {"action": "store_true"}
         else:
-            how = {"type": str if many else hint}
+            how = {"type": hint, "metavar": (kind.__name__ if option else name).upper()}
         if option:
             how["required"] = required
-        else:
-            how |= {"metavar": name.upper(), "nargs": ("+" if many else None) if required else "*" if many else "?"}
-        if p.default and not required:
+        elif get_origin(hint) is list:
+            how |= {"type": kind, "nargs": "+" if required else "*"}
+        elif not required:
+            how |= {"nargs": "?", "default": p.default}
+        if p.default not in (p.empty, None, ()) and "action" not in how:
             comment += f" (default: {p.default})"
-        parser.add_argument(f"--{name}" if option else name, help=comment, **how)
-
-def add_fields(parser: ArgumentParser, prefix: str, config_class: type):
-    "Add a group of options, one for each field of a dataclass that has a comment: --train.lr for lr; returns the group."
-    hints, comments = get_type_hints(config_class), comments_of(config_class)
-    group = parser.add_argument_group(prefix.rstrip(".") or "text", config_class.__doc__)
-    for name, comment in comments.items():
-        kind, default = (*get_args(hints[name]), hints[name])[0], getattr(config_class, name)  # int, also for int | None
-        group.add_argument(f"--{prefix}{name}", type=hints[name], default=SUPPRESS, metavar=kind.__name__.upper(),
-                           help=comment if default is None else f"{comment} (default: {default})")
-    return group
+        parser.add_argument(f"--{prefix}{name}" if option else name, help=comment, **how)
 
 def parse(parser: ArgumentParser, words: list[str]) -> dict:
     "The given arguments, by name; raises UsageError."
     try:
-        return vars(parser.parse_args(words).as_flat())
+        return parser.parse_args(words, defaults=False).as_dict()
     except ArgumentError as error:
-        raise UsageError(explain(str(error), names_of(parser))) from None
-
-def names_of(parser: ArgumentParser) -> list[str]:
-    "The names of all arguments of a parser."
-    return [name for action in parser._actions for name in action.option_strings or [action.dest]]
+        names = [(action.option_strings or [action.dest])[-1] for action in parser._actions]
+        raise UsageError(explain(str(error), names)) from None
 
 def suggest(word: str, names: Iterable[str]) -> str:
     "The name that may have been meant, as a question; empty if none is similar."
@@ -89,7 +78,6 @@ def explain(message: str, names: list[str]) -> str:
 
 def pick_device(name: str) -> str:
     "The device of this name; auto is a GPU if there is one."
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
+    if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("PyTorch finds no GPU here: leave out --device cuda")
-    return ("cuda" if available else "cpu") if name == "auto" else name
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"

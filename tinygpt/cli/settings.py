@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentError, ArgumentParser
 
 from tinygpt import GPTConfig, TrainConfig, presets
-from tinygpt.cli.options import UsageError, add_fields, explain, new_parser, suggest
+from tinygpt.cli.options import UsageError, add_arguments, explain, new_parser, suggest
 from tinygpt.gpt import SHAPES
 from tinygpt.io.corpus import CORPORA
 
@@ -25,12 +25,13 @@ class TextConfig:
 
 def add_settings(parser: ArgumentParser):
     "Add an option for each setting of a run."
-    add_fields(parser, "", TextConfig)
-    model = add_fields(parser, "model.", GPTConfig)  # without vocab_size, which the tokenizer decides
+    add_arguments(parser.add_argument_group("text", TextConfig.__doc__), TextConfig)
+    model = parser.add_argument_group("model", GPTConfig.__doc__)
+    add_arguments(model, GPTConfig, "model.")  # without vocab_size, which the tokenizer decides
     known = ", ".join([*SHAPES, *presets.SIZES])
     model.add_argument("--model.preset", type=str, metavar="STR",
                        help=f"where settings that are not given come from: {known} (default: modern)")
-    add_fields(parser, "train.", TrainConfig)
+    add_arguments(parser.add_argument_group("train", TrainConfig.__doc__), TrainConfig, "train.")
 
 def config_file(name: str) -> Path:
     "The settings file that comes with the package under this name, or your own file."

@@ -30,16 +30,14 @@ def make_tokenizer(kind: str, vocab_size: int = 1024, text: tg.Corpus | None = N
     return tok
 
 def read_stdin() -> Iterator[str]:
-    "The text on stdin in parts, with its line ends unchanged."
+    "The lines of stdin, with their ends unchanged."
     if sys.stdin is None:
         raise ValueError("there is nothing to read: the input is closed")
     sys.stdin.reconfigure(encoding="utf-8", errors="strict", newline="")
     try:
-        while part := sys.stdin.read(1 << 16):
-            yield part
+        yield from sys.stdin
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise ValueError(f"the input is not UTF-8 text: {error.reason} (0x{byte:02x})") from None
+        raise ValueError(f"the input is not UTF-8 text: {error}") from None
 
 def train(
     text: str,  # a file, a folder, or the name of a corpus

@@ -44,12 +44,10 @@ def continue_lines(model: tg.GPT, tok, start: list[int], max_new_tokens: int = 2
         for seed in count():
             line = input("> " if typed else "")
             try:
-                ids = start + tok.encode(line)
+                if ids := start + tok.encode(line):
+                    print(printable(continue_text(model, tok, ids, max_new_tokens, seed)) + "\n", flush=True)
             except ValueError as error:
                 print(f"tinygpt: {error}", file=sys.stderr)
-                continue
-            if ids:
-                print(printable(continue_text(model, tok, ids, max_new_tokens, seed)) + "\n", flush=True)
     if typed:
         print()  # Ctrl-D leaves the line open
 
