@@ -651,7 +651,7 @@ def test_parts(parts):
         ('{"weight_map": {"a": "one.safetensors", "a": "two.safetensors"}}', "it has the key 'a' more than once"),
         ({"weight_map": ["one.safetensors"]}, "AttributeError"),
         ({}, "KeyError"),
-        ([], "TypeError"),
+        ([], "it holds [], not settings by name"),
         ("", "Expecting value"),
         ('{"weight_map": {"a": ', "Expecting value"),
     ],

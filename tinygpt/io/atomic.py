@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 LARGEST_JSON = 100_000_000  # bytes; a tokenizer of a quarter of a million tokens takes some ten million
 
@@ -50,10 +51,12 @@ def readable_errors(path: str | Path) -> Iterator[None]:
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
         raise ValueError(f"{path} is damaged, or of another kind than expected: {reason}") from error
 
-def read_json(path: str | Path, convert: Callable):
-    "What `convert` makes of a JSON file's content; raise ValueError if the file cannot be read."
+def read_json(path: str | Path, convert: Callable[[dict], Any] = dict) -> Any:
+    "What `convert` makes of the settings in a JSON file; raise ValueError if the file cannot be read."
     path = Path(path)
     with readable_errors(path):
         if path.exists() and (not path.is_file() or path.stat().st_size > LARGEST_JSON):  # opening a pipe would block
             raise ValueError(f"it is not a regular file of at most {LARGEST_JSON} bytes")
-        return convert(parse_json(path.read_bytes()))
+        if not isinstance(content := parse_json(path.read_bytes()), dict):
+            raise ValueError(f"it holds {content!r:.40}, not settings by name")
+        return convert(content)

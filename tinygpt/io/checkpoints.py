@@ -19,45 +19,37 @@ __all__ = ["load", "save"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MODEL_TYPES = {"modern": "qwen3", "gpt2": "gpt2"}  # our shapes, as config.json calls them
+SHAPE_OF = {"qwen3": "modern", "gpt2": "gpt2"}  # the model types of config.json, and what we call their shapes
 ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "gpt2": "GPT2LMHeadModel"}
 
 FIELDS = {  # the fields of GPTConfig, as config.json calls them
-    "qwen3": {
-        "vocab_size": "vocab_size", "block_size": "max_position_embeddings", "n_layer": "num_hidden_layers",
-        "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads", "n_embd": "hidden_size",
-        "n_hidden": "intermediate_size", "head_dim": "head_dim", "dropout": "attention_dropout",
-        "tied": "tie_word_embeddings", "rope_base": "rope_theta", "norm_eps": "rms_norm_eps"},
-    "gpt2": {
-        "vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head",
-        "n_embd": "n_embd", "n_hidden": "n_inner", "dropout": "resid_pdrop", "tied": "tie_word_embeddings",
-        "norm_eps": "layer_norm_epsilon"},
-}  # fmt: skip
+    "qwen3": {"vocab_size": "vocab_size", "block_size": "max_position_embeddings", "n_layer": "num_hidden_layers",
+              "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads", "n_embd": "hidden_size",
+              "n_hidden": "intermediate_size", "head_dim": "head_dim", "dropout": "attention_dropout",
+              "tied": "tie_word_embeddings", "rope_base": "rope_theta", "norm_eps": "rms_norm_eps"},
+    "gpt2": {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head",
+             "n_embd": "n_embd", "n_hidden": "n_inner", "dropout": "resid_pdrop", "tied": "tie_word_embeddings",
+             "norm_eps": "layer_norm_epsilon"}}
 DEFAULTS = {  # of what a config.json may leave out
     "qwen3": {"tie_word_embeddings": False, "attention_dropout": 0.0, "rms_norm_eps": 1e-6},
-    "gpt2": {"tie_word_embeddings": True, "resid_pdrop": 0.1, "layer_norm_epsilon": 1e-5, "n_inner": None},
-}
+    "gpt2": {"tie_word_embeddings": True, "resid_pdrop": 0.1, "layer_norm_epsilon": 1e-5, "n_inner": None}}
 FIXED = {  # settings that must have one of these values, of which the first is the default
     "qwen3": {"hidden_act": ["silu"], "attention_bias": [False], "use_sliding_window": [False]},
     "gpt2": {"activation_function": ["gelu_new", "gelu_pytorch_tanh"], "scale_attn_weights": [True],
-             "scale_attn_by_inverse_layer_idx": [False], "add_cross_attention": [False]},
-}  # fmt: skip
+             "scale_attn_by_inverse_layer_idx": [False], "add_cross_attention": [False]}}
 GPT2_ALIASES = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
-                "max_position_embeddings": "n_positions"}  # fmt: skip
-NAMES = {  # the parts of GPT, as model.safetensors calls them
-    "qwen3": {
-        "embed": "model.embed_tokens", "blocks": "model.layers", "norm": "model.norm", "lm_head": "lm_head",
-        "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
-        "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
-        "attention.value": "self_attn.v_proj", "attention.proj": "self_attn.o_proj",
-        "attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm",
-        "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj"},
-    "gpt2": {  # query, key and value are one matrix
-        "embed": "transformer.wte", "position_embedding": "transformer.wpe", "blocks": "transformer.h",
-        "norm": "transformer.ln_f", "lm_head": "lm_head", "attention_norm": "ln_1", "mlp_norm": "ln_2",
-        "attention.query": "attn.c_attn", "attention.key": "attn.c_attn", "attention.value": "attn.c_attn",
-        "attention.proj": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"},
-}  # fmt: skip
+                "max_position_embeddings": "n_positions"}
+NAMES = {  # the parts of GPT, as model.safetensors calls them; GPT-2's query, key and value are one matrix
+    "qwen3": {"embed": "model.embed_tokens", "blocks": "model.layers", "norm": "model.norm", "lm_head": "lm_head",
+              "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
+              "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
+              "attention.value": "self_attn.v_proj", "attention.proj": "self_attn.o_proj",
+              "attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm",
+              "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj"},
+    "gpt2": {"embed": "transformer.wte", "position_embedding": "transformer.wpe", "blocks": "transformer.h",
+             "norm": "transformer.ln_f", "lm_head": "lm_head", "attention_norm": "ln_1", "mlp_norm": "ln_2",
+             "attention.query": "attn.c_attn", "attention.key": "attn.c_attn", "attention.value": "attn.c_attn",
+             "attention.proj": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}}
 BUFFERS = re.compile(r"(^|\.)attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")  # in older files: masks and angles
 
 def differences(config: GPTConfig, shape: str) -> list[str]:
@@ -69,7 +61,7 @@ def differences(config: GPTConfig, shape: str) -> list[str]:
 
 def hf_model_type(config: GPTConfig) -> str | None:
     "The model type under which transformers knows this shape, if it does."
-    return next((name for shape, name in MODEL_TYPES.items() if not differences(config, shape)), None)
+    return next((name for name, shape in SHAPE_OF.items() if not differences(config, shape)), None)
 
 def hf_name(name: str, model_type: str | None) -> str:
     "A tensor's name in transformers: blocks.0.mlp.up.weight becomes transformer.h.0.mlp.c_fc.weight."
@@ -80,31 +72,26 @@ def hf_name(name: str, model_type: str | None) -> str:
         return ".".join([names["blocks"], path[1], names[".".join(path[2:])], last])
     return f"{names['.'.join(path)]}.{last}"
 
-def hf_groups(tensors: dict[str, Tensor], model_type: str | None) -> dict[str, list[str]]:
-    "The names of our tensors that make up each tensor of transformers."
-    groups = {}
-    for name in tensors:
-        groups.setdefault(hf_name(name, model_type), []).append(name)
-    return groups
-
 def transpose_for_gpt2(name: str, tensor: Tensor, model_type: str | None) -> Tensor:
     "The tensor, transposed if it is a matrix of a GPT-2 block: those are stored as (inputs, outputs)."
-    return tensor.T if model_type == "gpt2" and ".h." in f".{name}" and tensor.dim() == 2 else tensor
+    return tensor.T if model_type == "gpt2" and name.startswith("blocks.") and tensor.dim() == 2 else tensor
 
 def to_hf(tensors: dict[str, Tensor], model_type: str | None) -> dict[str, Tensor]:
-    "A model's tensors, as transformers stores them."
-    stored = {}
-    for name, parts in hf_groups(tensors, model_type).items():
-        whole = torch.cat([tensors[part] for part in parts]) if len(parts) > 1 else tensors[parts[0]]
-        stored[name] = transpose_for_gpt2(name, whole, model_type)
-    return stored
+    "A model's tensors, as transformers stores them: GPT-2's query, key and value are side by side in one."
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        parts.setdefault(hf_name(name, model_type), []).append(transpose_for_gpt2(name, tensor, model_type))
+    return {name: torch.cat(part, dim=-1) if len(part) > 1 else part[0] for name, part in parts.items()}
 
 def from_hf(stored: dict[str, Tensor], wanted: dict[str, Tensor], model_type: str | None) -> dict[str, Tensor]:
-    "The tensors that a model wants, from those that transformers stores, which are taken out of `stored`."
+    "The tensors that a model wants, from those that transformers stores, which are used up."
     tensors = {}
-    for name, parts in hf_groups(wanted, model_type).items():
-        whole = transpose_for_gpt2(name, stored.pop(name), model_type)
-        tensors |= zip(parts, [part.contiguous() for part in whole.split([len(wanted[part]) for part in parts])])
+    for name, like in wanted.items():
+        there, size = hf_name(name, model_type), transpose_for_gpt2(name, like, model_type).shape[-1]
+        part, rest = stored.pop(there).tensor_split([size], dim=-1)
+        if rest.numel():  # the key and the value, or the value alone
+            stored[there] = rest
+        tensors[name] = transpose_for_gpt2(name, part, model_type).contiguous()
     return tensors
 
 def config_to_json(config: GPTConfig, tok, dtype: torch.dtype) -> dict:
@@ -145,9 +132,8 @@ def config_from_json(spec: dict) -> tuple[str | None, GPTConfig]:
         spec["rope_theta"] = rope_theta(spec)
     if missing := [name for name in FIELDS[model_type].values() if name not in spec]:
         raise ValueError(f"it does not say {', '.join(missing)}")
-    shape = next(shape for shape, name in MODEL_TYPES.items() if name == model_type)
     numbers = {field: spec[hf_field] for field, hf_field in FIELDS[model_type].items()}
-    return model_type, GPTConfig(**SHAPES[shape] | numbers)
+    return model_type, GPTConfig(**SHAPES[SHAPE_OF[model_type]] | numbers)
 
 def rope_theta(spec: dict) -> float:
     "The base of the rotary positions, which may stand in two places; raise ValueError if they are scaled."
@@ -190,7 +176,7 @@ def remove_old_config(folder: Path, spec: dict, tok):
         raise ValueError(f"{folder} has a tokenizer ({old[0]}): give it as tok, or save into another folder")
     path = folder / "config.json"
     with suppress(ValueError):
-        if path.is_file() and read_json(path, dict) == spec:
+        if path.is_file() and read_json(path) == spec:
             return
     path.unlink(missing_ok=True)  # the new one is written last: if saving is interrupted, the folder holds no model
 
@@ -210,7 +196,7 @@ def save(
     dtype = widest if dtype is None else parse_dtype(dtype)
     model_type, spec = hf_model_type(model.config), config_to_json(model.config, tok, dtype)
     if model_type is None:
-        why = " or ".join(f"{shape} ({', '.join(differences(model.config, shape))})" for shape in MODEL_TYPES)
+        why = " or ".join(f"{shape} ({', '.join(differences(model.config, shape))})" for shape in SHAPE_OF.values())
         warnings.warn(f"only tinygpt opens this model, whose shape is not that of {why}", stacklevel=2)
     remove_old_config(folder, spec, tok)
     stored = {name: tensor.to(dtype) for name, tensor in to_hf(tensors, model_type).items()}
@@ -224,8 +210,8 @@ def build_on_meta(path: Path, spec: dict, n_stored: int) -> tuple[str | None, GP
     with readable_errors(path):
         model_type, config = config_from_json(spec)
         with torch.device("meta"):
-            one_layer = hf_groups(GPT(replace(config, n_layer=1)).blocks.state_dict(prefix="blocks."), model_type)
-            if config.n_layer * len(one_layer) > n_stored:
+            one_layer = GPT(replace(config, n_layer=1)).blocks.state_dict(prefix="blocks.")
+            if config.n_layer * len(to_hf(one_layer, model_type)) > n_stored:
                 raise ValueError(f"it has {config.n_layer} layers, and the weights {n_stored} tensors")
             return model_type, GPT(config)
 
@@ -244,8 +230,9 @@ def load(
     model_type, model = build_on_meta(folder / "config.json", spec, len(found))
     wanted, tied = model.state_dict(), model.config.tied
     prefix = "transformer." if model_type == "gpt2" and "wte.weight" in found else ""  # which the hub's GPT-2 lacks
-    names = {name: name.removeprefix(prefix) for name in hf_groups(wanted, model_type)}
-    shapes = {names[name]: tuple(tensor.shape) for name, tensor in to_hf(wanted, model_type).items()}
+    expected = to_hf(wanted, model_type)
+    names = {name: name.removeprefix(prefix) for name in expected}
+    shapes = {names[name]: tuple(tensor.shape) for name, tensor in expected.items()}
     embedding = names[hf_name("embed.weight", model_type)]
     repeated = tied and model_type is not None and "lm_head.weight" in found  # in older files
     if repeated:
@@ -263,8 +250,8 @@ def load(
 def load_tokenizer(folder: Path) -> Tokenizer | None:
     "The tokenizer of a folder, if it has one: of characters, or of byte pairs."
     if (path := folder / "tokenizer.json").exists():
-        chars = read_json(path, lambda spec: spec["model"].get("type") == "WordLevel")
-        return (CharTokenizer if chars else BPETokenizer).load(folder)
+        return read_json(path, lambda spec: tokenizer_files.from_json(
+            CharTokenizer if spec["model"].get("type") == "WordLevel" else BPETokenizer, spec))
     if (folder / "merges.txt").exists() and (folder / "vocab.json").exists():
         return tokenizer_files.load_gpt2(BPETokenizer, folder / "vocab.json", folder / "merges.txt")
     return None

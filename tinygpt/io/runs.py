@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from tinygpt.io import weights
@@ -17,25 +17,17 @@ from tinygpt.io.atomic import atomic_write, read_json, readable_errors, write_js
 from tinygpt.io.checkpoints import save
 from tinygpt.io.log import Record, append_record, start_log
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 PROGRESS = ("step", "steps", "tokens", "seconds", "best")  # what a checkpoint keeps beside its tensors
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     "Keep a second run from writing into a folder; the lock ends with the process, however that ends."
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as lock:
-        try:
-            if sys.platform == "win32":
-                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"another run is writing into {folder}: wait for it, or name another folder") from None
+    try:
+        lock = FileLock(folder / ".lock", blocking=False).acquire()
+    except Timeout:
+        raise ValueError(f"another run is writing into {folder}: wait for it, or name another folder") from None
+    with lock:
         yield
 
 def state_dict(run) -> dict[str, Tensor]:
@@ -71,7 +63,7 @@ def load_checkpoint(run, folder: Path):
     "Load the newest checkpoint that can be read; raises ValueError if there is none."
     for path in sorted((folder / "state").glob("*.json"), reverse=True):
         try:
-            progress, file = read_json(path, dict), path.with_suffix(".safetensors").name
+            progress, file = read_json(path), path.with_suffix(".safetensors").name
             shapes = weights.list_weights(path.parent, file)
             load_state_dict(run, weights.read_weights(path.parent, shapes, file=file))
             vars(run).update({name: progress[name] for name in PROGRESS})

@@ -27,7 +27,7 @@ def to_json(tok) -> dict:
 
 def from_json(cls: type, spec: dict):
     "The tokenizer of class `cls` that the content of a tokenizer.json describes."
-    model = spec["model"] if isinstance(spec, dict) and isinstance(spec.get("model"), dict) else {"vocab": None}
+    model = spec["model"] if isinstance(spec.get("model"), dict) else {}
     if not isinstance(model.get("vocab"), dict) or model.get("type", "BPE") != cls.model_type:
         raise ValueError(f"it does not hold a {cls.model_type} vocabulary ({cls.__name__} reads no other), "
                          f"but {model.get('type', 'no known one')}")
@@ -125,16 +125,15 @@ def read_split(pre: dict | None) -> str | None:
     if not steps or steps[-1]["type"] != "ByteLevel":
         raise ValueError("its pre-tokenizer does not end in ByteLevel: its tokens are not made of bytes")
     *splits, byte_level = steps
-    own_split = byte_level.get("use_regex", True)
-    if byte_level.get("add_prefix_space") or len(splits) + bool(own_split) > 1:
-        raise ValueError(f"its pre-tokenizer is not one split, then bytes, no prefix space: {json.dumps(pre):.200}")
+    isolate = [split["type"] == "Split" and split["behavior"] == "Isolated" and not split.get("invert")
+               and "Regex" in split["pattern"] for split in splits]
+    patterns = [GPT2_SPLIT] if byte_level.get("use_regex", True) else []
+    if byte_level.get("add_prefix_space") or len(splits + patterns) > 1 or not all(isolate):
+        raise ValueError("its pre-tokenizer does more than to isolate chunks by one pattern, with no prefix space: "
+                         f"{json.dumps(pre):.200}")
     if not splits:
-        return GPT2_SPLIT if own_split else None
-    split = splits[0]
-    isolates = split["type"] == "Split" and split["behavior"] == "Isolated" and not split.get("invert")
-    if not isolates or "Regex" not in split["pattern"]:
-        raise ValueError(f"its pre-tokenizer does more than to isolate chunks by a pattern: {json.dumps(pre):.200}")
-    pattern = split["pattern"]["Regex"]
+        return patterns[0] if patterns else None
+    pattern = splits[0]["pattern"]["Regex"]
     if different := regex.search(r"\\[hHGKRX]|&&|\[[^\]]*\[|\(\?[xR]", pattern):
         raise ValueError(f"its pattern {pattern!r} has {different[0]!r}, which other programs read in another way")
     return pattern

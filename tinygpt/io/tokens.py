@@ -95,16 +95,12 @@ class Tokens:
         self.n, documents, width = map(int, np.fromfile(path, np.int64, 3))
         self.dtype = {2: np.uint16, 4: np.uint32}[width]
         self.bounds = np.fromfile(path, np.int64, offset=HEADER + self.n * width)
+        self.starts = self.bounds[:-1]  # where each document starts
 
     @property
     def ids(self) -> np.memmap:
         "All ids, read from the file as they are needed."
         return np.memmap(self.path, self.dtype, mode="r", offset=HEADER, shape=(self.n,))
-
-    @property
-    def starts(self) -> np.ndarray:
-        "Where each document starts."
-        return self.bounds[:-1]
 
     def rows(self, documents: np.ndarray) -> np.ndarray:
         "Where the ids of each document begin and stop, including the ends on both sides if there are any."

@@ -59,12 +59,7 @@ def find_folder(name: str | Path, check_config: Callable[[dict], object] | None 
 def read_config(folder: str | Path) -> dict:
     "The settings in a model's config.json."
     _check_exists(path := Path(folder, "config.json"))
-    return read_json(path, _check_settings)
-
-def _check_settings(config: dict) -> dict:
-    if not isinstance(config, dict):
-        raise ValueError(f"it holds {config!r:.40}, not settings by name")
-    return config
+    return read_json(path)
 
 def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WEIGHTS):
     "Write tensors as safetensors, with a checksum of each; only tensors that are not contiguous are copied."

@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 
 from tinygpt.gpt import GPT
-from tinygpt.io.checkpoints import read_gpt_config
+from tinygpt.io.checkpoints import load
 from tinygpt.io.corpus import Corpus
 from tinygpt.io.log import Record
 from tinygpt.io.runs import read_settings
@@ -118,7 +118,7 @@ def recorded_band(model: GPT, config, corpus: Corpus) -> np.ndarray | None:
     "The lowest and highest training loss of eight recorded runs at each step; None if this run has other settings."
     free = {name: getattr(config, name) for name in ("seed", "eval_every", "save_every")}
     recipe = read_settings(TRAINED / "train.yaml") | free
-    if corpus.name != "tales" or vars(config) != recipe or model.config != read_gpt_config(TRAINED):
+    if corpus.name != "tales" or vars(config) != recipe or model.config != load(TRAINED)[0].config:
         return None
     return np.genfromtxt(TRAINED / "band.csv", delimiter=",", names=True)
 
