@@ -230,20 +230,17 @@ def load(
     model_type, model = build_on_meta(folder / "config.json", spec, len(found))
     wanted, tied = model.state_dict(), model.config.tied
     prefix = "transformer." if model_type == "gpt2" and "wte.weight" in found else ""  # which the hub's GPT-2 lacks
-    expected = to_hf(wanted, model_type)
-    names = {name: name.removeprefix(prefix) for name in expected}
-    shapes = {names[name]: tuple(tensor.shape) for name, tensor in expected.items()}
-    embedding = names[hf_name("embed.weight", model_type)]
-    repeated = tied and model_type is not None and "lm_head.weight" in found  # in older files
-    if repeated:
-        shapes["lm_head.weight"] = shapes[embedding]
+    expected, embedding = to_hf(wanted, model_type), hf_name("embed.weight", model_type)
+    if repeated := tied and model_type is not None and "lm_head.weight" in found:  # in older files
+        expected["lm_head.weight"] = expected[embedding]
+    shapes = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in expected.items()}
     stored = weights.read_weights(folder, shapes, BUFFERS, dtype, file)
+    stored = {name: stored.pop(name.removeprefix(prefix)) for name in expected}
     if repeated and not stored["lm_head.weight"].equal(stored[embedding]):
         wrong = "says that lm_head is the embedding, but in the weights they differ"
         raise ValueError(f"{folder / 'config.json'} {wrong}: set tie_word_embeddings to false there")
     tok = load_tokenizer(folder)
     check_tokenizer(model.config, tok)
-    stored = {name: stored.pop(there) for name, there in names.items()}
     model.load_state_dict(from_hf(stored, wanted, model_type), assign=True)
     return model.to(device).eval(), tok
 

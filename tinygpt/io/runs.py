@@ -24,7 +24,7 @@ def locked(folder: Path) -> Iterator[None]:
     "Keep a second run from writing into a folder; the lock ends with the process, however that ends."
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / ".lock", blocking=False).acquire()
+        lock = FileLock(folder / ".lock").acquire(blocking=False)
     except Timeout:
         raise ValueError(f"another run is writing into {folder}: wait for it, or name another folder") from None
     with lock:
