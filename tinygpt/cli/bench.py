@@ -16,18 +16,6 @@ from tinygpt.training import Run, training_steps
 PEAKS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362,
          "RTX 4090": 165}  # TFLOP/s in bfloat16, as published
 
-class RandomBatch:
-    "Stands in for `Windows`: the same random token ids at every step."
-
-    n, world_size = 1, 1
-
-    def __init__(self, vocab_size: int, batch_size: int, length: int):
-        ids, targets = torch.randint(vocab_size, (2, batch_size, length))
-        self.batch_size, self.batch = batch_size, (ids, targets, torch.ones_like(ids, dtype=torch.bool))
-
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, ...]:
-        return self.batch
-
 def training_speed(run: Run, seconds: float = 1.5) -> float:
     "Tokens per second: the median of the steps made in this time, at least three, after one to warm up."
     speeds = []
@@ -50,9 +38,10 @@ def peak_memory(device: str) -> str:
 
 def measure(config: tg.GPTConfig, length: int, device: str, dtype: str, batch_size: int) -> dict[str, str]:
     "What is measured on one device, by name."
+    tokens = tg.encode_corpus(tg.corpus("tales").train, tg.the_tokenizer())
+    tokens.whole_documents = False  # running text, so that every row has the same length
     plan = tg.TrainConfig(steps=1_000_000, batch_size=batch_size, dtype=dtype)  # more than there is time for
-    torch.manual_seed(0)
-    run = Run(tg.GPT(config).to(device), RandomBatch(config.vocab_size, batch_size, length), plan)
+    run = Run(tg.GPT(config).to(device), tg.Windows(tokens, length, batch_size), plan)
     speed, memory = training_speed(run), peak_memory(device)
     flops = 3 * tg.count_flops(config, length) / length * speed
     n = 8192 if device == "cuda" else 1024

@@ -17,7 +17,7 @@ Device = Literal["auto", "cpu", "cuda"]
 class UsageError(ValueError):
     "A mistake in a command line or in a settings file; the exit code is 2."
 
-def new_parser(path: str = "", about: str = "") -> ArgumentParser:
+def new_parser(path: str, about: str) -> ArgumentParser:
     "A parser without arguments, which raises ArgumentError instead of exiting."
     return ArgumentParser(path, description=about, exit_on_error=False, allow_abbrev=False, print_config=None,
                           formatter_class=partial(HelpFormatter, max_help_position=30))

@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentError, ArgumentParser
 
 from tinygpt import GPTConfig, TrainConfig, presets
-from tinygpt.cli.options import UsageError, add_arguments, explain, new_parser, suggest
+from tinygpt.cli.options import UsageError, add_arguments, explain, suggest
 from tinygpt.gpt import SHAPES
 from tinygpt.io.corpus import CORPORA
 
@@ -43,7 +43,7 @@ def config_file(name: str) -> Path:
 
 def read_settings(path: Path) -> dict:
     "The settings in a YAML file, with a table for model and for train; raises UsageError."
-    parser = new_parser()
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--text", type=str)
     add_settings(parser)
     try:
