@@ -11,7 +11,8 @@ from tinygpt.cli.options import UsageError, add_arguments, new_parser, parse, su
 from tinygpt.cli.settings import add_settings
 
 TOKENIZER = {"train": tokenizer.train, "encode": tokenizer.encode, "decode": tokenizer.decode}
-COMMANDS = {"train": train.train, "eval": evaluate.evaluate, "tokenizer": TOKENIZER, "bench": bench.bench, "plot": plot.plot}
+COMMANDS = {"train": train.train, "eval": evaluate.evaluate, "tokenizer": TOKENIZER, "bench": bench.bench,
+            "plot": plot.plot}
 ABOUT = {"tinygpt": "Build a GPT, train it, and evaluate it.", "tokenizer": "Train a tokenizer, or use one."}
 
 def help_of(path: str, group: dict) -> str:

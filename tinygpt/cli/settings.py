@@ -38,7 +38,8 @@ def config_file(name: str) -> Path:
     known = {path.stem: path for path in sorted((presets.ASSETS / "configs").glob("*.yaml"))}
     path = known.get(name) or Path(name).expanduser()
     if not path.exists():
-        raise UsageError(f"there is no file {name}; the settings of the package are {', '.join(known)}{suggest(name, known)}")
+        names = ", ".join(known) + suggest(name, known)
+        raise UsageError(f"there is no file {name}; the settings of the package are {names}")
     return path
 
 def read_settings(path: Path) -> dict:

@@ -73,5 +73,7 @@ def decode(
     words = ids or "".join(read_stdin()).split()
     if wrong := [word for word in words if not re.fullmatch("[0-9]{1,18}", word)]:
         raise ValueError(f"{wrong[0]!r:.40} is not a token id: ids are whole numbers, with spaces between")
-    sys.stdout.buffer.write(tok.decode_bytes(map(int, words)) + b"\n" * sys.stdout.isatty())  # not always whole characters
+    sys.stdout.buffer.write(tok.decode_bytes(map(int, words)))  # not always whole characters
     sys.stdout.buffer.flush()
+    if sys.stdout.isatty():
+        print()

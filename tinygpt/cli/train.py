@@ -29,8 +29,8 @@ def run_settings(typed: dict, config: str | None, out: str | None, resume: bool)
     before = settings_of_run(folder)
     now = resolve(base if config else before, typed)
     if changed := [name for name in now if now[name] != before[name]]:
-        raise ValueError(f"the run in {folder} was started with another {changed[0]}: resume it without that setting, or "
-                         "name another folder with --out")
+        raise ValueError(f"the run in {folder} was started with another {changed[0]}: resume it without that setting, "
+                         "or name another folder with --out")
     return before, folder
 
 def continue_lines(model: tg.GPT, tok, start: list[int], max_new_tokens: int = 200):
