@@ -20,8 +20,7 @@ import yaml
 
 from tinygpt.cli import COMMANDS, main
 from tinygpt.cli.bench import training_speed
-from tinygpt.cli.options import comments_of, suggest
-from tinygpt.cli.settings import config_file, read_settings, resolve
+from tinygpt.cli.settings import comments_of, config_file, read_settings, resolve, suggest
 from tinygpt.cli.tokenizer import make_tokenizer
 from tinygpt.cli.train import continue_lines
 from tinygpt.data import validation_batches

@@ -561,7 +561,7 @@ def test_tales_never_meet_between_splits():
     assert str(sizes["train"]) in repr(text).replace(",", "")
     train, val, heldout = set(text.train), set(text.val), set(text.heldout)
     assert not (train & val or val & heldout or train & heldout) and len(train) == sizes["train"]
-    assert text.special_tokens == () and text.whole_documents
+    assert text.train.special_tokens == () and text.train.whole_documents
     assert list(text.val) == list(text.val) and next(iter(text)) == tales.tale(0)
     unseen = next(iter(text.val))
     assert text.logprob(unseen) == tales.logprob(unseen) > -np.inf and text.spans(unseen) == spans(unseen)
@@ -582,7 +582,7 @@ def test_tales_cost_nothing_until_they_are_read(monkeypatch):
 def test_chats_carry_their_markers():
     text, tok = corpus("chats"), tales.the_tokenizer()
     assert [len(text.train), len(text.val)] == [*map(len, corpora.CHATS.values())]
-    assert text.heldout is None and text.whole_documents
+    assert text.heldout is None and text.train.whole_documents
     assert not set(text.train) & set(text.val)
     first = next(iter(text))
     assert text.logprob(first) == tales.logprob(first)
@@ -599,7 +599,7 @@ def test_a_file_of_ones_own(tmp_path):
     text = corpus(str(path))
     assert "".join(text.train) == "ab" * 44 + "xé" and "".join(text.val) == "c" * 9
     assert "90 bytes" in repr(text) and "10 bytes" in repr(text) and text.name == "my.txt"
-    assert not text.whole_documents and text.heldout is None and text.special_tokens == ()
+    assert not text.train.whole_documents and text.heldout is None and text.train.special_tokens == ()
     assert text.logprob("ab") is None and text.spans("ab") == []
 
 
@@ -641,7 +641,7 @@ def test_tinystories_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "tinystories", lambda: {name: tmp_path / name for name in ("train", "val")})
     monkeypatch.setattr(read_text, "__defaults__", (0, None, 17))
     text = corpus("tinystories")
-    assert list(text) == stories == list(text) and list(text.val) == ["One.", "Two."] and text.whole_documents
+    assert list(text) == stories == list(text) and list(text.val) == ["One.", "Two."] and text.train.whole_documents
     assert len(encode_corpus(text.train, CharTokenizer.train("".join(stories))).starts) == 300
 
 

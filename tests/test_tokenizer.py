@@ -130,7 +130,7 @@ def test_large_texts_are_counted_on_all_cores_alike(monkeypatch):
 
     monkeypatch.setattr(cores.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(cores, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(splitting.batches, "__defaults__", (10_000,))
+    monkeypatch.setattr(splitting, "BATCH", 10_000)
     assert count_chunks([text, STORY], GPT4_SPLIT) == Counter(
         regex.findall(GPT4_SPLIT, text) + regex.findall(GPT4_SPLIT, STORY)
     )

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from operator import index
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,14 +19,12 @@ def whole_number(name: str, value: int, least: int, most: int = 2**32 - 1) -> in
         raise ValueError(f"{name}={value!r} should be a whole number from {least} to {most}")
     return number
 
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-def number(name: str, value: float, limit: float = math.inf, least: float = 0):
-    "Raise ValueError unless the value is a number, at least `least` and below `limit`."
-    if not is_number(value) or not least <= value < limit:
-        below = f" and below {limit:g}" if limit < math.inf else ""
-        raise ValueError(f"{name}={value!r} should be a number, {least} or more{below}")
+def number(name: str, value: float, limit: float = math.inf, least: float = 0, positive: bool = False):
+    "Raise ValueError unless the value is a number, at least `least` and below `limit`; `positive`: above 0."
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value < limit or (positive and value == 0):
+        from_to = ("above 0" if positive else f"{least} or more") + (f" and below {limit:g}" if limit < math.inf else "")
+        raise ValueError(f"{name}={value!r} should be a number, {from_to}")
 
 def choice(name: str, value: object, known: Iterable):
     "Raise ValueError for an unknown option."
@@ -148,9 +145,8 @@ def train_config(c, schedules: Iterable[str]):
     for name in "warmup", "seed":
         whole_number(name, getattr(c, name), 0)
     for name in "epochs", "minutes", "clip":
-        value = getattr(c, name)
-        if value is not None and not (is_number(value) and 0 < value < math.inf):
-            raise ValueError(f"{name}={value!r} should be a number above 0")
+        if getattr(c, name) is not None:
+            number(name, getattr(c, name), positive=True)
     rates(lr=c.lr, embedding_lr=c.embedding_lr, vector_lr=c.vector_lr, weight_decay=c.weight_decay)
     choice("schedule", c.schedule, schedules)
     choice("dtype", c.dtype, ("float32", "bfloat16"))

@@ -1,9 +1,7 @@
 """Text from a model, token by token: chapter "Sample" will make it."""
 
 from collections.abc import Sequence
-
 import torch
-
 from tinygpt.baseline import sample
 from tinygpt.cache import KVCache
 from tinygpt.engine.modes import eval_mode

@@ -12,7 +12,6 @@ from heapq import heapify, heappop, heappush
 from itertools import chain
 from operator import add
 from pathlib import Path
-
 from . import guard
 from .engine.splitting import GPT4_SPLIT, as_texts, compile_split, count_chunks, parts, special_pattern
 from .io import tokenizer_files
@@ -35,8 +34,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         "The bytes of these tokens, joined."
-        ids = guard.decodable(ids, self.vocab_size)
-        return b"".join([self.tokens[i] for i in ids])
+        return b"".join([self.tokens[i] for i in guard.decodable(ids, self.vocab_size)])
 
     def decode(self, ids: Iterable[int]) -> str:
         "The text of these tokens; bytes that form no character show as U+FFFD."
@@ -58,7 +56,6 @@ class Tokenizer:
 # %% ../nbs/01_tokenizer.ipynb #char-tokenizer
 class CharTokenizer(Tokenizer):
     "One token for each character of the training text."
-
     model_type = "WordLevel"  # its name in a tokenizer.json
 
     def __init__(self, chars: Iterable[str]):
@@ -92,23 +89,29 @@ class PairCounts:
         self.total, self.where = defaultdict(int), defaultdict(list)
         for i, chunk in enumerate(self.chunks):
             for pair in map(add, chunk, chunk[1:]):
-                self.total[pair] += self.times[i]
-                self.where[pair].append(i)
+                self.count(pair, i)
+
+    def count(self, pair: str, i: int) -> str:
+        "Count a pair that is now in chunk i; returns it."
+        self.total[pair] += self.times[i]
+        self.where[pair].append(i)
+        return pair
 
     def merge(self, pair: str, new: str) -> set[str]:
         "Replace a pair by the symbol `new` wherever it occurs; returns the pairs that this creates."
-        created = set()
+        (left, right), created = pair, set()
         for i in set(self.where.pop(pair)):
-            before, times = self.chunks[i], self.times[i]
-            after = self.chunks[i] = before.replace(pair, new)
-            for old in map(add, before, before[1:]):
-                self.total[old] -= times
-            for now in map(add, after, after[1:]):
-                self.total[now] += times
-                if new in now:
-                    self.where[now].append(i)
-                    created.add(now)
-        return created
+            while pair in self.chunks[i]:
+                head, tail = self.chunks[i].split(pair, 1)
+                self.chunks[i] = head + new + tail
+                if head:
+                    self.total[head[-1] + left] -= self.times[i]
+                    created.add(self.count(head[-1] + new, i))
+                if tail:
+                    self.total[right + tail[0]] -= self.times[i]
+                    created.add(self.count(new + tail[0], i))
+        del self.total[pair]
+        return {pair for pair in created if self.total[pair]}
 
 # %% ../nbs/01_tokenizer.ipynb #learn-merges
 def learn_merges(counts: Counter, vocab_size: int) -> tuple[list[bytes], list[tuple[int, int]]]:
@@ -135,9 +138,8 @@ def apply_merges(chunk: str, merges: dict[str, tuple[int, str, str]]) -> str:
     "Replay merges (pair -> its rank, the pair, the new symbol) on a chunk, in the order of their ranks."
     todo = {merges[pair] for pair in map(add, chunk, chunk[1:]) if pair in merges}
     while todo:
-        step = min(todo)
-        todo.remove(step)
-        _, pair, new = step
+        _, pair, new = first = min(todo)
+        todo.remove(first)
         chunk = chunk.replace(pair, new)
         at = chunk.find(new)
         while at >= 0:
@@ -150,7 +152,6 @@ def apply_merges(chunk: str, merges: dict[str, tuple[int, str, str]]) -> str:
 # %% ../nbs/01_tokenizer.ipynb #bpe-tokenizer
 class BPETokenizer(Tokenizer):
     "Byte-pair encoding over bytes, as in GPT-2 and GPT-4: it can write any text."
-
     model_type = "BPE"  # its name in a tokenizer.json
 
     def __init__(self, tokens: list[bytes], merges: list[tuple[int, int]], special_tokens: dict[str, int] | None = None,
@@ -177,9 +178,8 @@ class BPETokenizer(Tokenizer):
 
     def chunk_ids(self, chunk: str) -> list[int]:
         "The ids of one chunk."
-        data = chunk.encode()
-        symbols = data.decode("latin1").translate(self.symbols)
-        if len(symbols) < len(data):  # translate leaves out a byte that has no token
+        symbols = chunk.encode().decode("latin1").translate(self.symbols)
+        if len(symbols) < len(chunk.encode()):  # translate leaves out a byte that has no token
             raise ValueError(f"a byte of {chunk!r:.40} is not in this vocabulary; train one that has all 256")
         return [ord(symbol) for symbol in apply_merges(symbols, self.ranked)]
 

@@ -4,11 +4,9 @@ import os
 import sys
 import warnings
 from contextlib import suppress
-
 import tinygpt
 from tinygpt.cli import bench, evaluate, plot, tokenizer, train
-from tinygpt.cli.options import UsageError, add_arguments, new_parser, parse, suggest
-from tinygpt.cli.settings import add_settings
+from tinygpt.cli.settings import UsageError, add_arguments, add_settings, new_parser, parse, suggest
 
 TOKENIZER = {"train": tokenizer.train, "encode": tokenizer.encode, "decode": tokenizer.decode}
 COMMANDS = {"train": train.train, "eval": evaluate.evaluate, "tokenizer": TOKENIZER, "bench": bench.bench,

@@ -3,13 +3,11 @@
 import sys
 from statistics import median
 from typing import Literal
-
 import torch
 from torch.utils.benchmark import Timer
-
 import tinygpt as tg
 from tinygpt.cli.evaluate import print_table
-from tinygpt.cli.options import Device, UsageError, pick_device
+from tinygpt.cli.settings import Device, UsageError, pick_device
 from tinygpt.presets import SIZES
 from tinygpt.training import Run, training_steps
 

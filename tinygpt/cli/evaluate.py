@@ -3,12 +3,9 @@
 from collections.abc import Iterable, Sequence
 from json import dumps
 from pathlib import Path
-
 from tqdm import tqdm
-
 import tinygpt as tg
-from tinygpt.cli.options import Device, UsageError, pick_device
-from tinygpt.cli.settings import settings_of_run
+from tinygpt.cli.settings import Device, UsageError, pick_device, settings_of_run
 from tinygpt.training import validate
 from tinygpt.world.judging import floor_of
 

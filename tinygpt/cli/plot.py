@@ -1,7 +1,6 @@
 """tinygpt plot: draw the losses of runs."""
 
 from pathlib import Path
-
 import tinygpt as tg
 from tinygpt.cli.settings import COMMAND_FILE, settings_of_run
 from tinygpt.io.atomic import readable_errors

@@ -5,9 +5,8 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-
 import tinygpt as tg
-from tinygpt.cli.options import UsageError
+from tinygpt.cli.settings import UsageError
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.tokenizer import Tokenizer
 
@@ -22,7 +21,7 @@ def make_tokenizer(kind: str, vocab_size: int = 1024, text: tg.Corpus | None = N
     if kind == "char":
         return tg.CharTokenizer.train(chain(text.train, text.val))
     if kind == "bpe":
-        special_tokens = {"<|end|>", *text.special_tokens} if text.whole_documents else ()
+        special_tokens = {"<|end|>", *text.train.special_tokens} if text.train.whole_documents else ()
         return tg.BPETokenizer.train(text.train, vocab_size, sorted(special_tokens))
     tok = load_tokenizer(Path(kind).expanduser())
     if tok is None:

@@ -5,13 +5,11 @@ import sys
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-
 import torch
 import yaml
-
 import tinygpt as tg
-from tinygpt.cli.options import Device, pick_device
-from tinygpt.cli.settings import COMMAND_FILE, config_file, model_config, read_settings, resolve, settings_of_run
+from tinygpt.cli.settings import (COMMAND_FILE, Device, config_file, model_config, pick_device, read_settings, resolve,
+                                  settings_of_run)
 from tinygpt.cli.tokenizer import make_tokenizer
 from tinygpt.io.atomic import atomic_write
 from tinygpt.io.checkpoints import load_tokenizer
@@ -87,7 +85,7 @@ def train(
     model.to(device)
     print(f"{folder}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, on {device}")
     special_tokens = getattr(tok, "special_tokens", {})
-    start = [special_tokens["<|end|>"]] if corpus.whole_documents and "<|end|>" in special_tokens else []
+    start = [special_tokens["<|end|>"]] if corpus.train.whole_documents and "<|end|>" in special_tokens else []
     consumers = [show_samples(model, tok, start or tok.encode(next(iter(corpus.val))[:20]))] if samples else []
     consumers += [to_tensorboard(folder / "tensorboard")] if tensorboard else []
     consumers += [to_wandb(project="tinygpt", name=folder.name, dir=str(folder))] if wandb else []

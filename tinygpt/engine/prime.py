@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-
 from tinygpt.attention import Attention
 from tinygpt.gpt import GPT
 from tinygpt.positions import rotation

@@ -4,9 +4,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
-
 import regex
-
 from tinygpt.engine.cores import on_all_cores
 
 __all__ = ["GPT2_SPLIT", "GPT4_SPLIT"]
@@ -19,6 +17,7 @@ GPT4_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 KNOWN_SPLITS = {GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", "")}  # the last is Qwen's
+BATCH = 1 << 22  # characters that are counted at a time
 SAFE_CUT = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'])")  # (?r): search from the end
 
 def as_texts(source: str | Iterable[str]) -> Iterator[str]:
@@ -101,25 +100,25 @@ def parts(texts: Iterable[str], pattern: str | None, special: regex.Pattern, for
             is_special = i % 2 == 1  # the pattern is a group, so split keeps what it finds between the rest
             yield part if is_special or not form else unicodedata.normalize(form, part), is_special
 
-def batches(texts: Iterable[str], pattern: str | None, size: int = 1 << 22) -> Iterator[list[str]]:
-    "Gather texts, and pieces of long texts, into lists of about `size` characters."
+def batches(texts: Iterable[str | None], size: int) -> Iterator[list[str | None]]:
+    "Gather texts into lists of about `size` characters; None has no length."
     batch, length = [], 0
     for text in texts:
-        for piece in pieces([text], pattern, size=size):
-            batch.append(piece)
-            length += len(piece)
-            if length >= size:
-                yield batch
-                batch, length = [], 0
+        batch.append(text)
+        length += len(text or "")
+        if length >= size:
+            yield batch
+            batch, length = [], 0
     yield batch
 
 def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
     "How often each distinct chunk occurs in all texts, counted on all cores."
     split, counts = compile_split(pattern), Counter()
+    cut = chain.from_iterable(pieces([text], pattern, size=BATCH) for text in as_texts(texts))
 
     def count(batch: list[str]) -> Counter:
         return Counter(chain.from_iterable(map(split.findall, batch)))
 
-    for counted in on_all_cores(count, batches(as_texts(texts), pattern), enough=2):
+    for counted in on_all_cores(count, batches(cut, BATCH), enough=2):
         counts.update(counted)
     return counts

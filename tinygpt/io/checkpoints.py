@@ -6,10 +6,8 @@ import warnings
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-
 import torch
 from torch import Tensor
-
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
 from tinygpt.io import tokenizer_files, weights
 from tinygpt.io.atomic import read_json, readable_errors, write_json

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-
 from tinygpt import tales
 from tinygpt.io import downloads
 from tinygpt.io.text import read_text, text_files, text_size
@@ -21,7 +20,6 @@ CHATS = {"train": range(2000), "val": range(UNSEEN, UNSEEN + 200)}
 @dataclass(eq=False, repr=False)
 class Documents:
     "One split of a corpus: its documents are made or read anew each time."
-
     begin: Callable[[], Iterable[Iterable[str]]]  # yields each document, as its pieces
     about: str  # how much there is, in words
     whole_documents: bool  # whether each document is an example of its own; False: running text
@@ -46,22 +44,11 @@ class Seeded(Documents):
 @dataclass(frozen=True)
 class Corpus:
     "A training text and a validation text; iterating over a corpus yields the documents of `train`."
-
     name: str
     train: Documents
     val: Documents
     heldout: Documents | None = None  # pairs of colour and thing that `train` never has
     known_source: bool = False  # whether the exact probability of each text is known
-
-    @property
-    def special_tokens(self) -> tuple[str, ...]:
-        "The special tokens that its documents may contain."
-        return self.train.special_tokens
-
-    @property
-    def whole_documents(self) -> bool:
-        "Whether each document is an example of its own; False: running text."
-        return self.train.whole_documents
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.train)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from http.client import responses
 from pathlib import Path
 from urllib.parse import urlsplit
-
 from platformdirs import user_cache_dir
 from tqdm import tqdm
 

@@ -4,7 +4,6 @@ import csv
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-
 from tinygpt.io.atomic import atomic_write
 
 __all__ = ["Record", "read_records"]
@@ -12,7 +11,6 @@ __all__ = ["Record", "read_records"]
 @dataclass
 class Record:
     "What happened in one step."
-
     step: int  # counted from 1
     steps: int  # how many there will be
     loss: float  # of this step's batch, in nats per token

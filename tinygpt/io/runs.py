@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-
 from filelock import FileLock, Timeout
 from torch import Tensor
-
 from tinygpt.io import weights
 from tinygpt.io.atomic import atomic_write, read_json, readable_errors, write_json
 from tinygpt.io.checkpoints import save

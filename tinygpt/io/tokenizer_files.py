@@ -4,9 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-
 import regex
-
 from tinygpt.engine.splitting import GPT2_SPLIT
 from tinygpt.io.atomic import read_json, readable_errors, write_json
 

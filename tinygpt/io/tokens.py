@@ -7,11 +7,9 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-
 import numpy as np
-
 from tinygpt.engine.cores import on_all_cores
-from tinygpt.engine.splitting import as_texts, pieces, special_pattern
+from tinygpt.engine.splitting import as_texts, batches, pieces, special_pattern
 from tinygpt.io.atomic import atomic_write
 from tinygpt.io.corpus import Documents
 from tinygpt.io.downloads import cache_folder
@@ -39,23 +37,16 @@ def fingerprint(split: Documents, tok) -> str:
     found.update(json.dumps(["tokens 1", sorted(split.special_tokens), identity]).encode())  # 1: the file layout
     return found.hexdigest()
 
-def portions(split: Documents, tok) -> Iterator[list[str | None]]:
-    "The pieces of all documents, with None where one ends, in lists of about a megabyte."
-    portion, length = [], 0
+def cut_documents(split: Documents, tok) -> Iterator[str | None]:
+    "The pieces of all documents, with None where one ends."
     for document in split.begin():
         if isinstance(tok, BPETokenizer):  # cut where no token can be, so that the ids are those of the whole
             special = special_pattern(split.special_tokens, tok.special_tokens)
             document = pieces(document, tok.pattern, special, tok.normalizer, MEGABYTE)
         elif not isinstance(tok, CharTokenizer):
             document = ["".join(document)]
-        for piece in as_texts(document):
-            portion.append(piece)
-            length += len(piece)
-            if length >= MEGABYTE:
-                yield portion
-                portion, length = [], 0
-        portion.append(None)
-    yield portion
+        yield from as_texts(document)
+        yield None
 
 def encode_portion(portion: list[str | None], encode: Callable, end: list[int],
                    dtype: type) -> tuple[np.ndarray, list[int]]:
@@ -123,5 +114,6 @@ def encode_corpus(split: Documents, tok, folder: str | Path | None = None) -> To
         end = [id for name, id in getattr(tok, "special_tokens", {}).items() if name == "<|end|>"]
         dtype = np.uint16 if tok.vocab_size <= 1 << 16 else np.uint32
         work = partial(encode_portion, encode=partial(tok.encode, **options), end=end, dtype=dtype)
-        write_tokens(path, on_all_cores(work, portions(split, tok)), end, dtype)
+        portions = batches(cut_documents(split, tok), MEGABYTE)
+        write_tokens(path, on_all_cores(work, portions), end, dtype)
     return Tokens(path, tok.vocab_size, split.whole_documents)

@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
-
 import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
-
 from tinygpt.io.atomic import LARGEST_JSON, atomic_write, parse_json, read_json, readable_errors
 from tinygpt.io.downloads import hub_folder
 from tinygpt.io.text import near_names

@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
-
 from tinygpt.attention import causal_mask
 from tinygpt.show.pictures import visible
 

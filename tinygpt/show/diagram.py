@@ -1,7 +1,6 @@
 """Pictures of a whole model, drawn from the model itself: what flows through it, and where its parameters are."""
 
 from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
@@ -9,7 +8,6 @@ from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
-
 from tinygpt.engine.modes import eval_mode
 from tinygpt.gpt import GPT
 from tinygpt.show.pictures import TINTS, visible

@@ -5,9 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
-
 import numpy as np
-
 from tinygpt.gpt import GPT
 from tinygpt.io.checkpoints import load
 from tinygpt.io.corpus import Corpus

@@ -1,9 +1,7 @@
 """Plots of runs: loss falling towards the floor, and skills switching on."""
 
 from collections.abc import Mapping, Sequence
-
 import numpy as np
-
 from tinygpt.io.log import Record
 from tinygpt.world.skills import CHANCE
 

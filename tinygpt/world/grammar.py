@@ -4,14 +4,11 @@ import math
 import random
 from functools import cache
 from typing import NamedTuple
-
 import regex
-
 from tinygpt.presets import ASSETS
 
 class Step(NamedTuple):
     "One part of a line in a grammar."
-
     kind: str  # "text", "rule", "pick" (choose a word and remember it) or "word" (write a remembered word)
     name: str  # the text, the rule, or the name under which the word is remembered
     words: str = ""  # the list to pick from; ~ makes a word up

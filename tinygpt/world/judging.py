@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-
 from tinygpt.io.corpus import Corpus
 from tinygpt.io.tokens import encode_corpus
 from tinygpt.tales import logprob

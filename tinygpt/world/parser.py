@@ -3,16 +3,13 @@
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
-
 import regex
-
 from tinygpt.world.grammar import FEMININE, N_MADE_UP, Grammar, Step, inflect, the_grammar, with_article
 
 __all__ = ["Choice", "choices", "answers"]
 
 class Choice(NamedTuple):
     "A choice that made a text: the line of a rule, a picked word, or (without surprise) a word written again."
-
     start: int  # where it stands in the text; the line of a rule takes no room of its own
     end: int
     kind: str  # the list that the word is from, "pronoun", or the name of the rule

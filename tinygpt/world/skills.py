@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from itertools import accumulate, islice
-
 import torch
-
 from tinygpt.engine.modes import eval_mode
 from tinygpt.world.grammar import N_MADE_UP
 from tinygpt.world.parser import choices
