@@ -27,7 +27,7 @@ from tinygpt.baseline import (
     sample,
     unigram,
 )
-from tinygpt.show.ladder import ladder
+from tinygpt.show.training import ladder
 
 matplotlib.use("Agg")
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 8))

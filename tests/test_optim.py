@@ -211,8 +211,8 @@ def test_muon_takes_over_the_state_of_torchs(in_float32):
         ((2, 3), {"lr": -0.1}, "lr=-0.1 should be a number, 0 or more"),
         ((2, 3), {"lr": math.nan}, "lr=nan should be"),
         ((2, 3), {"lr": "0.1"}, r"lr=.0\.1. should be a number, 0 or more"),
-        ((2, 3), {"momentum": -0.5}, "momentum=-0.5 should be a number, 0 or more$"),
-        ((2, 3), {"momentum": 1.0}, "momentum=1.0 should be below 1"),
+        ((2, 3), {"momentum": -0.5}, "momentum=-0.5 should be a number, 0 or more and below 1"),
+        ((2, 3), {"momentum": 1.0}, "momentum=1.0 should be a number, 0 or more and below 1"),
         ((2, 3), {"weight_decay": -1}, "weight_decay=-1 should be a number, 0 or more$"),
     ],
 )

@@ -277,7 +277,7 @@ def test_what_is_remembered_of_long_chunks_is_bounded(tok):
 
 
 def test_large_texts_can_be_counted_by_a_daemon(monkeypatch):
-    monkeypatch.setattr(splitting.batches, "__defaults__", (1000,))
+    monkeypatch.setattr(splitting, "BATCH", 1000)
     monkeypatch.setattr(cores.os, "cpu_count", lambda: 2)
     context = multiprocessing.get_context("fork") if "fork" in multiprocessing.get_all_start_methods() else None
     need(context, "a system that can fork")

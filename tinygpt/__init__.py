@@ -13,7 +13,7 @@ from tinygpt.io.log import Record
 from tinygpt.io.tokens import Tokens, encode_corpus
 from tinygpt.optim import Muon, build_optimizers
 from tinygpt.show.attention import attention_map
-from tinygpt.show.ladder import ladder
+from tinygpt.show.training import ladder
 from tinygpt.tales import chat, logprob, tale, the_tokenizer
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 from tinygpt.training import TrainConfig, train

@@ -125,10 +125,9 @@ def rates(**rates: float | None):
 
 def muon_group(group: dict):
     "Raise ValueError for a parameter group that Muon cannot train."
-    for name in "lr", "momentum", "weight_decay":
+    for name in "lr", "weight_decay":
         number(name, group[name])
-    if group["momentum"] >= 1:
-        raise ValueError(f"momentum={group['momentum']} should be below 1, or no gradient counts")
+    number("momentum", group["momentum"], limit=1)  # at 1 no gradient would count
     for p in group["params"]:
         if p.dim() != 2:
             raise ValueError(f"Muon trains matrices, and this parameter is {tuple(p.shape)}: give it to AdamW")

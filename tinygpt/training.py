@@ -161,10 +161,9 @@ def train(
                 folder.checkpoint()
             raise
         if interrupted:
-            how = ""
             if folder:
                 folder.checkpoint()
-                how = f"; to continue, train with out={str(out)!r} and resume=True"
+            how = f"; to continue, train with out={str(out)!r} and resume=True" if folder else ""
             print(f"stopped after step {run.step} of {run.steps}{how}")
     model.eval()
     return records

@@ -26,7 +26,6 @@ def plot(
 ):
     "Draw the losses of runs into one picture."
     import matplotlib.style
-
     matplotlib.use("Agg")  # opens no window
     folders, logs, file = [Path(name).expanduser() for name in runs], {}, Path(out).expanduser()
     for name, folder in zip(runs, folders):

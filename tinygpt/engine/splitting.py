@@ -115,10 +115,8 @@ def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
     "How often each distinct chunk occurs in all texts, counted on all cores."
     split, counts = compile_split(pattern), Counter()
     cut = chain.from_iterable(pieces([text], pattern, size=BATCH) for text in as_texts(texts))
-
     def count(batch: list[str]) -> Counter:
         return Counter(chain.from_iterable(map(split.findall, batch)))
-
     for counted in on_all_cores(count, batches(cut, BATCH), enough=2):
         counts.update(counted)
     return counts

@@ -34,12 +34,10 @@ def write_json(path: Path, content: dict):
 
 def parse_json(raw: bytes):
     "The value of a JSON text; raise ValueError if an object has the same key twice."
-
     def unique(pairs: list[tuple]) -> dict:
         if repeated := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
             raise ValueError(f"it has the key {repeated[0]!r:.60} more than once")
         return dict(pairs)
-
     return json.loads(raw, object_pairs_hook=unique)
 
 @contextmanager

@@ -30,12 +30,10 @@ def tinystories() -> dict[str, Path]:
 def download(url: str, sha256: str, name: str, timeout: float = 30, retries: int = 2) -> Path:
     "A file of the cache; it is downloaded if it is missing or its checksum is wrong."
     import pooch
-
     def fetch(url: str, draft: str, _):
         with tqdm(total=1, desc=name, unit="B", unit_scale=True) as bar:  # 1: pooch tests the bar, then sets its total
             pooch.HTTPDownloader(progressbar=bar, timeout=timeout)(url, draft, None)
         os.chmod(draft, 0o644)  # pooch makes its drafts for one user alone, but a whole class may share a cache
-
     with _readable_errors(url, name):
         cache = pooch.create(cache_folder(), "", registry={name: sha256}, urls={name: url}, retry_if_failed=retries)
         return Path(cache.fetch(name, downloader=fetch))

@@ -124,12 +124,10 @@ def open_run(run, folder: str | Path | None, tok, resume: bool) -> Iterator[RunF
 def catch_interrupt() -> Iterator[list]:
     "A list that is no longer empty once Ctrl-C was pressed; the second time, Ctrl-C stops at once."
     pressed: list = []
-
     def note(number, frame):
         if pressed:
             raise KeyboardInterrupt
         pressed.append(number)
-
     in_main_thread = threading.current_thread() is threading.main_thread()  # no other may catch signals
     before = signal.signal(signal.SIGINT, note) if in_main_thread else None
     try:

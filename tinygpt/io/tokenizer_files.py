@@ -48,14 +48,12 @@ def load_gpt2(cls: type, encoder_json: str | Path, vocab_bpe: str | Path):
         merges = Path(vocab_bpe).read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]
         if wrong := [line for line in merges if line.count(" ") != 1]:
             raise ValueError(f"the line {wrong[0]!r:.60} is not a pair")
-
     def combine(vocab: dict[str, int]):
         if len(vocab) != 256 + len(merges) + 1:
             raise ValueError(f"its {len(vocab)} tokens do not go with the {len(merges)} merges of {vocab_bpe}")
         added = [{"id": vocab["<|endoftext|>"], "content": "<|endoftext|>"}]
         model = {"vocab": vocab, "merges": merges}
         return from_json(cls, PARTS | {"added_tokens": added, "pre_tokenizer": {"type": "ByteLevel"}, "model": model})
-
     return read_json(encoder_json, combine)
 
 def words_by_id(vocab: dict[str, int]) -> list[str]:

@@ -31,13 +31,11 @@ def token_label(token: bytes | str) -> str:
 def label_length(label: str) -> float:
     "The length of a label in inches, in nine points."
     from matplotlib.textpath import TextPath
-
     return TextPath((0, 0), label.replace("$", "S"), size=9).get_extents().width / 72
 
 def draw_head(ax, weights: Tensor, row_labels: list[str], column_labels: list[str], cell: float):
     "Draw the weights (T, S) of one head in cells of this width in inches, with as many labels as have room."
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-
     blank = (weights == 0) & ~causal_mask(*weights.shape)
     blues = LinearSegmentedColormap.from_list("blues", ["#2b8cc418", "#2b8cc4"])
     norm = PowerNorm(0.5, 0, 1)  # stretched at the low end, so that weak attention is seen
@@ -57,7 +55,6 @@ def attention_map(
 ):
     "A figure of attention weights: a row for each query, a column for each key, and the bluer, the larger the weight."
     import matplotlib.pyplot as plt
-
     grid, labels = as_grid(weights, tokens), [token_label(token) for token in tokens]
     (L, H, T, S), has_heads, has_layers = grid.shape, weights.dim() > 2, weights.dim() > 3
     margin, gap = 0.1 + max(map(label_length, labels)), 0.08  # all in inches, up to a width of 7.2

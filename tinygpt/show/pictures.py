@@ -24,7 +24,6 @@ def show(fig, alt: str, handle=None):
     "Display a matplotlib figure with this alternative text; with a display handle, it replaces what is shown there."
     import matplotlib.pyplot as plt
     from IPython.display import display
-
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", bbox_inches="tight")
     plt.close(fig)

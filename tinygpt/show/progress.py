@@ -34,7 +34,6 @@ class ProgressBar:
 
     def __init__(self, step: int, steps: int):
         from tqdm.auto import tqdm
-
         self.bar = tqdm(initial=step, total=steps, unit="step", leave=False, dynamic_ncols=True)
         self.val_loss = {}
 
@@ -57,7 +56,6 @@ def scalars(record: Record) -> dict[str, float]:
 def to_tensorboard(folder: str | Path) -> Callable[[Record], None]:
     "A consumer that writes for TensorBoard."
     from torch.utils.tensorboard import SummaryWriter
-
     writer = SummaryWriter(str(folder))
     def consume(record: Record):
         for name, value in scalars(record).items():
@@ -69,7 +67,6 @@ def to_tensorboard(folder: str | Path) -> Callable[[Record], None]:
 def to_wandb(**settings) -> Callable[[Record], None]:
     "A consumer that writes for Weights & Biases; the settings are those of `wandb.init`."
     import wandb
-
     log = wandb.init(**settings)
     def consume(record: Record):
         log.log(scalars(record), step=record.step)
@@ -82,13 +79,11 @@ class LivePlot:
 
     def __init__(self, before: Iterable[Record] = (), every: float = 5.0, **plot):
         from IPython.display import display
-
         self.records, self.every, self.plot = list(before), every, plot
         self.drawn, self.handle = perf_counter(), display({}, raw=True, display_id=True)
 
     def __call__(self, record: Record):
         import matplotlib.pyplot as plt
-
         self.records.append(record)
         if perf_counter() - self.drawn > self.every or record.step >= record.steps:
             alt = f"Loss and skills after {record.step} of {record.steps} steps."
@@ -105,7 +100,6 @@ def printable(text: str) -> str:
 def show_samples(model: GPT, tok, ids: Sequence[int], n: int = 60) -> Callable[[Record], None]:
     "A consumer that prints a continuation of these tokens after each evaluation."
     from tqdm import tqdm
-
     def consume(record: Record):
         if record.val_loss is not None:
             text = continue_text(model, tok, ids, n, seed=record.step)

@@ -1,11 +1,28 @@
-"""Plots of runs: loss falling towards the floor, and skills switching on."""
+"""Plots of losses: a ladder of models, and runs with their loss falling towards the floor and skills switching on."""
 
 from collections.abc import Mapping, Sequence
 import numpy as np
 from tinygpt.io.log import Record
 from tinygpt.world.skills import CHANCE
 
-__all__ = ["training_plot"]
+__all__ = ["ladder", "training_plot"]
+
+def ladder(rungs: dict[str, float], floor: float | None = None):
+    "A chart of losses, in nats per token, from top to bottom; the last one is the newest."
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(7.2, 0.8 + 0.34 * len(rungs)))
+    for row, loss in enumerate(rungs.values()):
+        newest, ground = row == len(rungs) - 1, floor or 0
+        ax.barh(row, loss - ground, 0.62, left=ground, color="C0", alpha=1 if newest else 0.5)
+        ax.text(loss, row, f"  {loss:.2f}", va="center", weight="bold" if newest else "normal")
+    ax.set_yticks(range(len(rungs)), rungs)
+    ax.set(xlabel="loss (nats a token)", xlim=(0, 1.12 * max(rungs.values())))
+    ax.set_ylim(len(rungs) - 0.5, -0.5)
+    if floor is not None:
+        ax.axvspan(0, floor, facecolor="none", edgecolor="C1", hatch="///", lw=0)
+        ax.axvline(floor, color="C1")
+        ax.text(floor, -0.6, f"the floor: {floor:.3f}", color="C1", va="bottom")
+    return fig
 
 def smooth(values: Sequence[float], width: int = 20) -> np.ndarray:
     "Moving average: each value is averaged with up to `width` - 1 values before it."
@@ -47,7 +64,6 @@ def training_plot(
 ):
     "Loss falling towards the floor, and skills switching on."
     import matplotlib.pyplot as plt
-
     records = list(logs.values())[-1]
     with_skills = len(logs) == 1 and any(record.skills for record in records)
     height, ratios = (5.2, [3, 2]) if with_skills else (3.4, [1])

@@ -50,7 +50,6 @@ def mark_certain(lines: list[list[Step]]) -> list[list[Step]]:
     "The lines of one rule, their steps marked where they are certain."
     def mark(steps: list[Step], k: int) -> Step:
         return steps[k]._replace(certain=all(is_certain(steps, k, other) for other in lines))
-
     return [[mark(steps, k) for k in range(len(steps))] for steps in lines]
 
 def with_article(word: str, article: str) -> str:
