@@ -66,7 +66,7 @@ def test_rates_may_be_left_out_but_those_of_an_optimizer_may_not():
 def test_heads_are_refused_with_both_numbers_and_a_way_out():
     guard.heads(128, 4, 2, None)
     guard.heads(128, 3, None, 32)
-    with pytest.raises(ValueError, match="n_embd=128 .* n_head=3 .*head_dim.* multiple of 3"):
+    with pytest.raises(ValueError, match="n_embd=128 .* n_head=3: make n_embd a multiple of 3, or set head_dim"):
         guard.heads(128, 3, None, None)
     with pytest.raises(ValueError, match="n_head=6 .* n_kv_head=4.* divisor of 6"):
         guard.heads(120, 6, 4, None)

@@ -385,7 +385,7 @@ def test_epochs_are_as_many_steps_as_the_text_has(lesson):
 
 
 REFUSED = [
-    ({"steps": None}, "nothing says how long"),
+    ({"steps": None}, "exactly one of steps, epochs and minutes must be given, not none"),
     ({"minutes": 2}, "steps=12 and minutes=2"),
     ({"steps": 0}, "steps=0"),
     ({"batch_size": 1.5}, "batch_size=1.5"),

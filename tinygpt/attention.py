@@ -92,7 +92,7 @@ class Attention(nn.Module):
             weights = attention_weights(query, key, attention_mask)
             weights_out.append(weights)
             out = F.dropout(weights, dropout) @ repeat_kv(value, self.n_head)  # (B, H, T, D)
-        else:
+        else:  # the fused kernel computes the same, and keeps the weights to itself
             causal = attention_mask is None and cache is None  # the kernel has this mask built in
             if attention_mask is not None or (cache is not None and T > 1):  # a single token sees the whole cache
                 attention_mask = causal_mask(T, key.shape[-2], attention_mask, x.device)

@@ -39,7 +39,7 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(self.gate(x)) * self.up(x))  # (B, T, C) -> (B, T, hidden) -> (B, T, C)
 
 
-MLPS = {  # each kind's class and default width, which gives it about 8 n_embd^2 weights
+MLPS = {  # each kind's class, whose last matrix is `down`, and its default width, for about 8 n_embd^2 weights
     "swiglu": (SwiGLU, lambda n_embd: 16 * max(1, n_embd // 6)),
     "gelu": (MLP, lambda n_embd: 4 * n_embd),
 }

@@ -108,7 +108,7 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        "What each part starts with; matrices not named here start uniform within 1/sqrt(inputs), and gains at 1."
+        "Embeddings start normal with std 0.02, last matrices and biases at zero; the rest as PyTorch makes it."
         for table in self.embed, self.position_embedding, self.lm_head:
             if table is not None:
                 nn.init.normal_(table.weight, std=0.02)  # small logits at first: all tokens equally likely

@@ -23,8 +23,8 @@ def number(name: str, value: float, limit: float = math.inf, least: float = 0, p
     "Raise ValueError unless the value is a number, at least `least` and below `limit`; `positive`: above 0."
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value < limit or (positive and value == 0):
-        from_to = ("above 0" if positive else f"{least} or more") + (f" and below {limit:g}" if limit < math.inf else "")
-        raise ValueError(f"{name}={value!r} should be a number, {from_to}")
+        low, high = "above 0" if positive else f"{least} or more", f" and below {limit:g}" if limit < math.inf else ""
+        raise ValueError(f"{name}={value!r} should be a number, {low}{high}")
 
 def choice(name: str, value: object, known: Iterable):
     "Raise ValueError for an unknown option."
@@ -39,8 +39,8 @@ def heads(n_embd: int, n_head: int, n_kv_head: int | None, head_dim: int | None)
     whole_number("n_kv_head", n_head if n_kv_head is None else n_kv_head, 1)
     whole_number("head_dim", 1 if head_dim is None else head_dim, 1)
     if head_dim is None and n_embd % n_head:
-        raise ValueError(f"n_embd={n_embd} cannot be divided into n_head={n_head} heads: give head_dim, or make it "
-                         f"a multiple of {n_head}")
+        raise ValueError(f"n_embd={n_embd} is not divisible by n_head={n_head}: make n_embd a multiple of {n_head}, or "
+                         "set head_dim")
     if n_kv_head is not None and n_head % n_kv_head:
         raise ValueError(f"n_head={n_head} is not a multiple of n_kv_head={n_kv_head}, so the query heads cannot "
                          f"share the key/value heads equally: choose a divisor of {n_head}")
@@ -66,7 +66,7 @@ def gpt_config(c, norms: Mapping, mlps: Mapping):
 def token_ids(name: str, ids: Tensor, c):
     "Raise ValueError unless these are token ids (B, T) that a model of this shape can read."
     if not isinstance(ids, Tensor):
-        raise ValueError(f"{name} are a {type(ids).__name__}, and should be a tensor: torch.tensor")
+        raise ValueError(f"{name} must be a torch.Tensor, not {type(ids).__name__}")
     if ids.dim() != 2 or 0 in ids.shape:
         raise ValueError(f"{name} of shape {tuple(ids.shape)} should be a batch of texts, (B, T), with at least one "
                          "token; for a single text, ids[None]")
@@ -81,7 +81,7 @@ def token_ids(name: str, ids: Tensor, c):
                          f"{c.vocab_size - 1}: were they made by another tokenizer?")
 
 def can_read(tensor: Tensor) -> bool:
-    "Whether looking at the values costs nothing: a GPU would have to be waited for, and a compiled graph would break."
+    "Whether values can be inspected without waiting for a GPU or breaking a compiled graph."
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 def model_inputs(ids: Tensor, c, positions: Tensor | None, attention_mask: Tensor | None, cache: Sequence | None,
@@ -90,7 +90,7 @@ def model_inputs(ids: Tensor, c, positions: Tensor | None, attention_mask: Tenso
     token_ids("ids", ids, c)
     B, T = ids.shape
     if positions is None and cache is not None:
-        raise ValueError("a cache needs positions, too: where in the whole text these tokens stand")
+        raise ValueError("positions are required with a cache: the place of each token in the whole text")
     if positions is not None:
         if positions.shape not in ((T,), (1, T), (B, T)) or positions.is_floating_point():
             raise ValueError(f"positions of shape {tuple(positions.shape)}, {positions.dtype}, should be whole "
@@ -137,7 +137,7 @@ def train_config(c, schedules: Iterable[str]):
     ends = {name: getattr(c, name) for name in ("steps", "epochs", "minutes")}
     given = [f"{name}={value}" for name, value in ends.items() if value is not None]
     if len(given) != 1:
-        raise ValueError(f"{' and '.join(given) or 'nothing'} says how long: give one of steps, epochs and minutes")
+        raise ValueError(f"exactly one of steps, epochs and minutes must be given, not {' and '.join(given) or 'none'}")
     for name in "steps", "batch_size", "block_size", "eval_every", "save_every":
         if getattr(c, name) is not None:
             whole_number(name, getattr(c, name), 1)

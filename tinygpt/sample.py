@@ -1,4 +1,4 @@
-"""Text from a model, token by token: chapter "Sample" will make it."""
+"""Text from a model, token by token."""
 
 from collections.abc import Sequence
 import torch

@@ -109,7 +109,7 @@ def training_steps(run: Run, evaluate: Callable[[], dict] = dict) -> Iterator[Re
 
 # %% ../nbs/10_training.ipynb #validate-function
 def validate(model: GPT, batches: Sequence, most: int = 10) -> float:
-    "The loss on at most so many batches, spread over all of them; every token counts the same."
+    "The loss per token, over up to `most` batches that are spread evenly."
     device = model.embed.weight.device
     nats, n_tokens = 0.0, 0
     with eval_mode(model):  # no dropout, no gradients

@@ -30,7 +30,7 @@ class ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         if torch.is_grad_enabled():  # autograd would take dx and dw for constants
-            raise RuntimeError("this loss has no second derivative: use F.cross_entropy(model(ids))")
+            raise RuntimeError("this loss has no second derivative: use F.cross_entropy on the logits of model(ids)")
         dx, dw = ctx.saved_tensors
         return grad * dx, grad * dw, None, None, None
 
