@@ -1,4 +1,4 @@
-"""Arguments of the commands, from signatures and dataclasses; settings of a run: defaults, a YAML file, what is typed."""
+"""Arguments of the commands, from signatures; settings of a run: defaults, a YAML file, what is typed."""
 
 import difflib
 import inspect
