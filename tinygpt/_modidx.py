@@ -90,6 +90,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'tinygpt.io.corpus': {},
             'tinygpt.io.downloads': {},
             'tinygpt.io.log': {},
+            'tinygpt.io.reading': {},
             'tinygpt.io.runs': {},
             'tinygpt.io.text': {},
             'tinygpt.io.tokenizer_files': {},

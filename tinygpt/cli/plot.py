@@ -3,7 +3,7 @@
 from pathlib import Path
 import tinygpt as tg
 from tinygpt.cli.settings import COMMAND_FILE, settings_of_run
-from tinygpt.io.atomic import readable_errors
+from tinygpt.io.reading import readable_errors
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.io.log import read_records
 from tinygpt.show.training import training_plot

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
 from tinygpt.io import tokenizer_files, weights
-from tinygpt.io.atomic import read_json, readable_errors, write_json
+from tinygpt.io.atomic import write_json
+from tinygpt.io.reading import read_json, readable_errors
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 
 __all__ = ["load", "save"]

@@ -11,7 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
 from tinygpt.io import weights
-from tinygpt.io.atomic import atomic_write, read_json, readable_errors, write_json
+from tinygpt.io.atomic import atomic_write, write_json
+from tinygpt.io.reading import read_json, readable_errors
 from tinygpt.io.checkpoints import save
 from tinygpt.io.log import Record, append_record, start_log
 

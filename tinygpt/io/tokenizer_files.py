@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 import regex
 from tinygpt.engine.splitting import GPT2_SPLIT
-from tinygpt.io.atomic import read_json, readable_errors, write_json
+from tinygpt.io.atomic import write_json
+from tinygpt.io.reading import read_json, readable_errors
 
 _printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _others = [byte for byte in range(256) if byte not in _printable]

@@ -11,7 +11,8 @@ from typing import BinaryIO
 import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
-from tinygpt.io.atomic import LARGEST_JSON, atomic_write, parse_json, read_json, readable_errors
+from tinygpt.io.atomic import atomic_write
+from tinygpt.io.reading import LARGEST_JSON, parse_json, read_json, readable_errors
 from tinygpt.io.downloads import hub_folder
 from tinygpt.io.text import near_names
 
