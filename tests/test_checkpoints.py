@@ -534,3 +534,17 @@ def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         (tmp_path / "empty").mkdir()
         load(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("variant", ["x/../../escaped", "../x", "a/b", "a\\b", "C:x", ".", "", "a.b", "a\n", "é", b"x", 7])
+def test_a_variant_is_a_plain_name(tmp_path, variant):
+    model = saved(tmp_path / "here", "modern", variant="fp16-b_1")
+    before = sorted(tmp_path.rglob("*"))
+    assert tmp_path / "here" / "model.fp16-b_1.safetensors" in before
+    for use in (
+        lambda: save(tmp_path / "here", model, variant=variant),
+        lambda: load(tmp_path / "here", variant=variant),
+    ):
+        with pytest.raises(ValueError, match="variant=.* should be a plain name"):
+            use()
+    assert sorted(tmp_path.rglob("*")) == before

@@ -463,7 +463,7 @@ DAMAGE = {
     "no JSON": (file_of(b"{abcdef}", TWO), "Expecting property name"),
     "not UTF-8": (file_of(b'{"\xff\xff":1}', TWO), "codec can't decode"),
     "a list": (file_of(b"[1, 2]", TWO), "it is not a safetensors file"),
-    "nested": (file_of(b'{"a":' + b"[" * 200_000, TWO), "RecursionError"),
+    "nested": (file_of(b'{"a":' + b"[" * 200_000, TWO), "it is nested too deeply"),
     "a huge number": (file_of(b'{"a":' + b"9" * 5000 + b"}", TWO), "Exceeds the limit"),
     "no offsets": (file_of({"a": {"dtype": "F32", "shape": [2]}}, TWO), "missing field `data_offsets`"),
     "one offset": (file_of({"a": entry() | {"data_offsets": [8]}}, TWO), "invalid length 1"),

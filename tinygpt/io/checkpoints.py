@@ -187,6 +187,12 @@ def save(
     variant: str | None = None,  # "best" writes model.best.safetensors, beside other weights of the same model
 ):
     "Write a model and its tokenizer; transformers opens them if the model has the shape of GPT-2 or Qwen3."
+    write_model(folder, model, tok, dtype, variant)
+
+def write_model(folder: str | Path, model: GPT, tok: Tokenizer | None = None, dtype: str | torch.dtype | None = None,
+                variant: str | None = None):
+    "Write a model as `save` does, whatever is in the folder."
+    file = weights.weights_file(variant)
     model, folder = getattr(model, "_orig_mod", model), Path(folder).expanduser()  # what torch.compile wraps
     check_model(model)
     check_tokenizer(model.config, tok)
@@ -196,10 +202,10 @@ def save(
     model_type, spec = hf_model_type(model.config), config_to_json(model.config, tok, dtype)
     if model_type is None:
         why = " or ".join(f"{shape} ({', '.join(differences(model.config, shape))})" for shape in SHAPE_OF.values())
-        warnings.warn(f"only tinygpt opens this model, whose shape is not that of {why}", stacklevel=2)
+        warnings.warn(f"only tinygpt opens this model, whose shape is not that of {why}", stacklevel=3)
     remove_old_config(folder, spec, tok)
     stored = {name: tensor.to(dtype) for name, tensor in to_hf(tensors, model_type).items()}
-    weights.write_weights(folder, stored, f"model.{variant}.safetensors" if variant else weights.WEIGHTS)
+    weights.write_weights(folder, stored, file)
     if tok is not None:
         tok.save(folder)
     write_json(folder / "config.json", spec)
@@ -223,7 +229,7 @@ def load(
 ) -> tuple[GPT, Tokenizer | None]:
     "A model in evaluation mode, and its tokenizer, if there is one."
     torch.empty(0, device=device)  # fails at once if there is no such device
-    dtype, file = parse_dtype(dtype), f"model.{variant}.safetensors" if variant else weights.WEIGHTS
+    dtype, file = parse_dtype(dtype), weights.weights_file(variant)
     folder = weights.find_folder(name, config_from_json)
     spec, found = weights.read_config(folder), weights.list_weights(folder, file)
     model_type, model = build_on_meta(folder / "config.json", spec, len(found))

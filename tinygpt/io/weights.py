@@ -55,6 +55,14 @@ def find_folder(name: str | Path, check_config: Callable[[dict], object] | None 
         raise ValueError(f"the hub has {name} without safetensors, perhaps only as {NO_PICKLE}")
     return path
 
+def weights_file(variant: str | None) -> str:
+    "The name of the file with the weights, or with a variant of them; raise ValueError unless that is a plain name."
+    if variant is None:
+        return WEIGHTS
+    if not isinstance(variant, str) or not re.fullmatch(r"[\w-]+", variant, re.ASCII):
+        raise ValueError(f"variant={variant!r:.80} should be a plain name, of letters, digits, - and _, such as 'best'")
+    return f"model.{variant}.safetensors"
+
 def read_config(folder: str | Path) -> dict:
     "The settings in a model's config.json."
     _check_exists(path := Path(folder, "config.json"))
