@@ -145,7 +145,7 @@ def train(
     train_tokens, val_tokens = encode_corpus(corpus.train, tok), encode_corpus(corpus.val, tok)
     run = Run(model, Windows(train_tokens, size, config.batch_size, config.seed), config)
     evaluate = partial(evaluate_run, model, tok, corpus, validation_batches(val_tokens, size, config.batch_size))
-    with open_run(run, out, tok, resume) as folder, catch_interrupt() as interrupted:
+    with open_run(run, (train_tokens, val_tokens), tok, out, resume) as folder, catch_interrupt() as interrupted:
         records = folder.records if folder else []
         consumers = [*([folder.write] if folder else []), *consumers]
         consumers += progress_consumers(run, corpus, tok, records) if progress else []

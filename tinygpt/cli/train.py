@@ -13,7 +13,7 @@ from tinygpt.cli.settings import (COMMAND_FILE, Device, config_file, model_confi
 from tinygpt.cli.tokenizer import make_tokenizer
 from tinygpt.io.atomic import atomic_write
 from tinygpt.io.checkpoints import load_tokenizer
-from tinygpt.io.runs import has_checkpoint, locked
+from tinygpt.io.runs import RunLock, check_new, has_checkpoint
 from tinygpt.sample import continue_text
 from tinygpt.show.progress import printable, show_samples, to_tensorboard, to_wandb
 
@@ -67,29 +67,31 @@ def train(
     settings, folder = run_settings(settings | ({} if text is None else {"text": text}), config, out, resume)
     if print_config:
         return print(yaml.safe_dump(settings, sort_keys=False), end="")
-    if has_checkpoint(folder) and not resume:
-        raise ValueError(f"{folder} has a run already: resume it with --resume, or name another folder with --out")
     device, corpus = pick_device(device), tg.corpus(settings["text"])
-    tok = load_tokenizer(folder) if resume else None
-    tok = tok or make_tokenizer(settings["tokenizer"], settings["vocab_size"], corpus)
-    shape = model_config(**settings["model"], vocab_size=tok.vocab_size)
-    plan = tg.TrainConfig(**settings["train"])
-    with locked(folder):
-        if not has_checkpoint(folder):  # of another run that began in the meantime
+    with RunLock(folder) as lock:
+        if not has_checkpoint(folder):
+            check_new(folder)
+        elif not resume:
+            raise ValueError(f"{folder} has a run already: resume it with --resume, or name another folder with --out")
+        tok = load_tokenizer(folder) if resume else None
+        tok = tok or make_tokenizer(settings["tokenizer"], settings["vocab_size"], corpus)
+        shape = model_config(**settings["model"], vocab_size=tok.vocab_size)
+        plan = tg.TrainConfig(**settings["train"])
+        if not resume:
             with atomic_write(folder / COMMAND_FILE) as draft:
                 draft.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    torch.manual_seed(plan.seed)
-    model = tg.GPT(shape)
-    if settings["prime"]:
-        tg.prime(model)
-    model.to(device)
-    print(f"{folder}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, on {device}")
-    special_tokens = getattr(tok, "special_tokens", {})
-    start = [special_tokens["<|end|>"]] if corpus.train.whole_documents and "<|end|>" in special_tokens else []
-    consumers = [show_samples(model, tok, start or tok.encode(next(iter(corpus.val))[:20]))] if samples else []
-    consumers += [to_tensorboard(folder / "tensorboard")] if tensorboard else []
-    consumers += [to_wandb(project="tinygpt", name=folder.name, dir=str(folder))] if wandb else []
-    last = tg.train(model, tok, corpus, plan, folder, resume, consumers)[-1]
+        torch.manual_seed(plan.seed)
+        model = tg.GPT(shape)
+        if settings["prime"]:
+            tg.prime(model)
+        model.to(device)
+        print(f"{folder}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, on {device}")
+        special_tokens = getattr(tok, "special_tokens", {})
+        start = [special_tokens["<|end|>"]] if corpus.train.whole_documents and "<|end|>" in special_tokens else []
+        consumers = [show_samples(model, tok, start or tok.encode(next(iter(corpus.val))[:20]))] if samples else []
+        consumers += [to_tensorboard(folder / "tensorboard")] if tensorboard else []
+        consumers += [to_wandb(project="tinygpt", name=folder.name, dir=str(folder))] if wandb else []
+        last = tg.train(model, tok, corpus, plan, lock, resume, consumers)[-1]
     if last.step < last.steps:
         print(f"or in a terminal: tinygpt train --resume --out {shlex.quote(str(folder))}")
         return 130

@@ -2,26 +2,56 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+try:
+    import fcntl
+except ImportError:  # on Windows, where an open file cannot be removed
+    fcntl = None
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    "Name the file in an OSError that does not say which it is about."
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     "A temporary file to write; it replaces `path` once it is complete on disk. After an error, `path` is unchanged."
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.draft")
     try:
-        draft.touch()
-        mode = draft.stat().st_mode  # what the umask allows
-        yield draft
-        draft.chmod(mode)
-        with open(draft, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        with named_errors(path), open(draft, "wb") as file:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or its writer is killed
+            mode = os.fstat(file.fileno()).st_mode  # what the umask allows
+            yield draft
+            draft.chmod(mode)
+            with open(draft, "r+b") as written:
+                os.fsync(written.fileno())
+            if fcntl:
+                os.replace(draft, path)
+        if not fcntl:
+            os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+def remove_drafts(folder: Path):
+    "Remove the drafts of writers that were killed; those of living ones are locked."
+    for draft in folder.glob(".*.draft"):
+        if re.fullmatch(r"\..+\.\d+\.\d+\.draft", draft.name):
+            with suppress(OSError):
+                with open(draft, "rb") as file:
+                    if fcntl:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                draft.unlink()
 
 def write_json(path: Path, content: dict):
     "Write JSON atomically."

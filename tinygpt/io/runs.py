@@ -1,33 +1,50 @@
 """The folder of a run: locked while it is written, with a log, and checkpoints from which the run resumes."""
 
 import json
+import os
+import re
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
 from tinygpt.io import weights
-from tinygpt.io.atomic import atomic_write, write_json
-from tinygpt.io.reading import read_json, readable_errors
-from tinygpt.io.checkpoints import save
-from tinygpt.io.log import Record, append_record, start_log
+from tinygpt.io.atomic import atomic_write, remove_drafts, write_json
+from tinygpt.io.checkpoints import write_model
+from tinygpt.io.log import Log, Record, check_log, read_records
+from tinygpt.io.reading import read_bytes, read_json, readable_errors
+from tinygpt.io.tokens import Tokens
 
+MODEL_FILE = re.compile(r"(^(config|tokenizer|vocab)\.json|^merges\.txt|\.(safetensors|bin|pt|pth|ckpt|gguf))$")
 PROGRESS = ("step", "steps", "tokens", "seconds", "best")  # what a checkpoint keeps beside its tensors
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    "Keep a second run from writing into a folder; the lock ends with the process, however that ends."
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / ".lock").acquire(blocking=False)
-    except Timeout:
-        raise ValueError(f"another run is writing into {folder}: wait for it, or name another folder") from None
-    with lock:
-        yield
+class RunLock:
+    "Keeps other runs from writing into a folder, and stands for its path; it ends with the process, however that ends."
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).expanduser()
+
+    def __enter__(self) -> "RunLock":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock = FileLock(self.folder / ".lock")
+            self.lock.acquire(blocking=False)
+        except Timeout:
+            raise ValueError(f"another run is writing into {self.folder}: wait for it, or name another folder") from None
+        return self
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    __str__ = __fspath__
 
 def state_dict(run) -> dict[str, Tensor]:
     "All tensors that a step changes, by name."
@@ -48,78 +65,158 @@ def load_state_dict(run, tensors: dict[str, Tensor]):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     run.model.load_state_dict({name: tensors[f"model.{name}"] for name in run.model.state_dict()})
 
-def save_checkpoint(run, folder: Path, tok=None):
-    "Write a checkpoint: first the tensors, then the JSON file that makes it one; the two newest are kept."
+def checksum(content: dict) -> str:
+    "The CRC-32 of settings."
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+def read_note(path: Path) -> dict:
+    "What the JSON file of a checkpoint says; raises ValueError unless it is as it was written."
+    def check(note: dict) -> dict:
+        if note.pop("crc32", None) != checksum(note):
+            raise ValueError("it does not match its checksum")
+        if note["step"] != int(path.stem):
+            raise ValueError(f"it is of step {note['step']}")
+        return note
+    return read_json(path, check)
+
+def newest_note(folder: Path) -> dict | None:
+    "What the newest checkpoint says that can be read; None if there is none."
+    for path in sorted((folder / "state").glob("*.json"), reverse=True):
+        with suppress(ValueError, OSError):
+            return read_note(path)
+    return None
+
+def described(run, texts: Sequence[Tokens]) -> dict:
+    "What stays the same in a run: the shape of the model, the tokenizer and the texts, these as their SHA-256."
+    train, val = texts
+    return {"model": asdict(run.model.config), "tokenizer": train.tokenizer_sha256, "text": train.text_sha256,
+            "validation text": val.text_sha256}
+
+def check_same(folder: Path, note: dict, now: dict):
+    "Raise ValueError, naming both, if a run was started with another model, tokenizer or text than it has now."
+    if changed := [f"{name}={note['model'].get(name)!r}, not {value!r}" for name, value in now["model"].items()
+                   if note["model"].get(name) != value]:
+        raise ValueError(f"the run in {folder} was started with a model of {' and '.join(changed)}: resume it with the "
+                         "same model")
+    for name in "tokenizer", "text", "validation text":
+        if note[name] != now[name]:
+            raise ValueError(f"the run in {folder} was started with another {name}: the SHA-256 of that begins with "
+                             f"{note[name][:12]}, of this with {now[name][:12]}; resume it with the same {name}, or "
+                             "name another folder")
+
+def save_checkpoint(run, folder: Path, tok, about: dict):
+    "Write a checkpoint: the tensors, the model, and last the JSON file that makes it one; the two newest are kept."
     state, file = folder / "state", f"{run.step:08d}.safetensors"
     weights.write_weights(state, state_dict(run), file)
-    write_json((state / file).with_suffix(".json"), {name: getattr(run, name) for name in PROGRESS})
+    write_model(folder, run.model, tok)
+    note = {name: getattr(run, name) for name in PROGRESS} | {"tensors": weights.header_crc32(state / file)} | about
+    write_json((state / file).with_suffix(".json"), note | {"crc32": checksum(note)})
     for old in sorted(state.glob("*.json"))[:-2]:
         old.unlink()
         old.with_suffix(".safetensors").unlink(missing_ok=True)
-    save(folder, run.model, tok)
 
-def load_checkpoint(run, folder: Path):
-    "Load the newest checkpoint that can be read; raises ValueError if there is none."
+def load_checkpoint(run, folder: Path, now: dict) -> dict:
+    "Load the newest checkpoint that can be read, and return its note; raises ValueError if there is none."
     for path in sorted((folder / "state").glob("*.json"), reverse=True):
+        file = path.with_suffix(".safetensors")
         try:
-            progress, file = read_json(path), path.with_suffix(".safetensors").name
-            shapes = weights.list_weights(path.parent, file)
-            load_state_dict(run, weights.read_weights(path.parent, shapes, file=file))
-            vars(run).update({name: progress[name] for name in PROGRESS})
-            return
-        except (ValueError, OSError, LookupError, RuntimeError) as error:
-            warnings.warn(f"{error}; so this run resumes from the checkpoint before it", stacklevel=3)
+            note = read_note(path)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}; so this run resumes from the checkpoint before it", stacklevel=4)
+            continue
+        check_same(folder, note, now)
+        try:
+            if weights.header_crc32(file) != note["tensors"]:
+                raise ValueError(f"{file} is not the file that was written at step {note['step']}")
+            shapes = weights.list_weights(path.parent, file.name)
+            load_state_dict(run, weights.read_weights(path.parent, shapes, file=file.name))
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}; so this run resumes from the checkpoint before it", stacklevel=4)
+            continue
+        vars(run).update({name: note[name] for name in PROGRESS})
+        return note
     raise ValueError(f"no checkpoint in {folder / 'state'} can be read: name another folder")
 
 def read_settings(path: Path) -> dict:
     "The settings of a run, from its train.yaml."
     with readable_errors(path):
-        lines = path.read_text().splitlines()
+        lines = read_bytes(path).decode().splitlines()
         return {name: json.loads(value) for name, value in (line.split(": ", 1) for line in lines)}
 
 def has_checkpoint(folder: Path) -> bool:
     "Whether a run in this folder can be resumed."
     return any((folder / "state").glob("*.json"))
 
+def check_new(folder: Path):
+    "Raise ValueError if a new run in this folder would replace a model, or a run whose checkpoints are gone."
+    log, found = folder / "log.csv", [name for name in sorted(os.listdir(folder)) if MODEL_FILE.search(name)]
+    if log.exists() and ((folder / "train.yaml").exists() and not read_records(folder)):
+        return  # a run that was stopped before its first checkpoint
+    if log.exists():
+        raise ValueError(f"{folder} has the log of a run, but its checkpoints ({folder / 'state'}) are gone, so it cannot "
+                         "be resumed: name another folder")
+    if found:
+        raise ValueError(f"{folder} has a model already ({found[0]}): name another folder")
+
 class RunFolder:
     "Writes a run to disk: each step to the log, the best model, and checkpoints where they are due."
 
-    def __init__(self, run, folder: Path, tok, resume: bool):
-        self.run, self.folder, self.tok = run, folder, tok
+    def __init__(self, run, texts: Sequence[Tokens], tok, folder: Path, resume: bool):
+        self.run, self.folder, self.tok, self.about = run, folder, tok, described(run, texts)
         settings = asdict(run.config)
         if not has_checkpoint(folder):
+            check_new(folder)
             with atomic_write(folder / "train.yaml") as draft:
                 draft.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
-        elif resume:
-            before = read_settings(folder / "train.yaml")
-            if other := [f"{name}={before.get(name)}" for name in settings if before.get(name) != settings[name]]:
-                raise ValueError(f"the run in {folder} was started with {', '.join(other)}: "
-                                 "resume it with the same settings")
-            load_checkpoint(run, folder)
-        else:
+            self.log = Log(folder)
+            self.checkpoint()
+            return
+        if not resume:
             raise ValueError(f"{folder} has a run already: continue it with resume=True, or name another folder")
-        self.records = start_log(folder, run.step)  # of the steps before a resume
+        before = read_settings(folder / "train.yaml")
+        if other := [f"{name}={before.get(name)}" for name in settings | before if before.get(name) != settings.get(name)]:
+            raise ValueError(f"the run in {folder} was started with {', '.join(other)}: resume it with the same settings")
+        remove_leftovers(folder)
+        note = load_checkpoint(run, folder, self.about)
+        self.log = Log(folder, check_log(folder, note["step"], note["log"]))
+        write_model(folder, run.model, tok)  # what is there may be older or newer
+
+    @property
+    def records(self) -> list[Record]:
+        "The records of the steps before a resume."
+        return self.log.records
 
     def write(self, record: Record):
         run = self.run
-        append_record(self.folder, record)
+        self.log.append(record)
         if record.val_loss is not None and (run.best is None or record.val_loss < run.best):
             run.best = record.val_loss
-            save(self.folder, run.model, self.tok, variant="best")
+            write_model(self.folder, run.model, self.tok, variant="best")
         if run.step % run.config.save_every == 0 or run.step >= run.steps:
             self.checkpoint()
 
     def checkpoint(self):
-        save_checkpoint(self.run, self.folder, self.tok)
+        self.log.flush()
+        save_checkpoint(self.run, self.folder, self.tok, self.about | {"log": self.log.crc32})
+
+def remove_leftovers(folder: Path):
+    "Remove what killed runs left in a folder: drafts, and tensors that never became a checkpoint."
+    for part in folder, folder / "state":
+        remove_drafts(part)
+    for file in (folder / "state").glob("*.safetensors"):
+        if not file.with_suffix(".json").exists():
+            file.unlink()
 
 @contextmanager
-def open_run(run, folder: str | Path | None, tok, resume: bool) -> Iterator[RunFolder | None]:
+def open_run(run, texts: Sequence[Tokens], tok, out: str | Path | RunLock | None, resume: bool) -> Iterator[RunFolder | None]:
     "The folder of a run, locked, with what it already holds loaded; None if nothing is to be written."
-    if folder is None:
+    if out is None:
         yield None
+    elif isinstance(out, RunLock):  # whoever called has locked it
+        yield RunFolder(run, texts, tok, out.folder, resume)
     else:
-        with locked(folder := Path(folder).expanduser()):
-            yield RunFolder(run, folder, tok, resume)
+        with RunLock(out) as lock:
+            yield RunFolder(run, texts, tok, lock.folder, resume)
 
 @contextmanager
 def catch_interrupt() -> Iterator[list]:

@@ -20,8 +20,8 @@ __all__ = ["Tokens", "encode_corpus"]
 MEGABYTE = 1 << 20  # characters, more or less
 HEADER = 24  # bytes: three numbers of 8
 
-def fingerprint(split: Documents, tok) -> str:
-    "The SHA-256 of the texts, of where they end, of their special tokens and of the tokenizer."
+def text_sha256(split: Documents) -> str:
+    "The SHA-256 of the texts, of where they end and of their special tokens."
     found, empty = hashlib.sha256(), True
     for document in split.begin():
         for piece in as_texts(document):
@@ -30,12 +30,20 @@ def fingerprint(split: Documents, tok) -> str:
         found.update(b"\xff")  # a byte that occurs in no text
     if empty:
         raise ValueError(f"there is no text in {split}; of your own text a tenth is kept for val, so give a longer one")
-    with tempfile.TemporaryDirectory() as folder:  # a tokenizer is what it saves
+    found.update(json.dumps(sorted(split.special_tokens)).encode())
+    return found.hexdigest()
+
+def tokenizer_sha256(tok) -> str:
+    "The SHA-256 of the files that a tokenizer saves."
+    with tempfile.TemporaryDirectory() as folder:
         (getattr(tok, "save_pretrained", None) or tok.save)(folder)
         files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        identity = json.dumps([(path.name, path.read_bytes().decode("latin1")) for path in files])
-    found.update(json.dumps(["tokens 1", sorted(split.special_tokens), identity]).encode())  # 1: the file layout
-    return found.hexdigest()
+        content = json.dumps([(path.name, path.read_bytes().decode("latin1")) for path in files])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+def fingerprint(split: Documents, tok) -> str:
+    "The SHA-256 of the text and that of the tokenizer, half of each: the name of a token file."
+    return f"{text_sha256(split)[:32]}-{tokenizer_sha256(tok)[:32]}"
 
 def cut_documents(split: Documents, tok) -> Iterator[str | None]:
     "The pieces of all documents, with None where one ends."
@@ -83,6 +91,7 @@ class Tokens:
     def __init__(self, path: Path, vocab_size: int, whole_documents: bool):
         self.path, self.vocab_size = path, vocab_size
         self.whole_documents = whole_documents  # whether each is an example of its own; False: running text
+        self.text_sha256, _, self.tokenizer_sha256 = path.stem.partition("-")
         self.n, documents, width = map(int, np.fromfile(path, np.int64, 3))
         self.dtype = {2: np.uint16, 4: np.uint32}[width]
         self.bounds = np.fromfile(path, np.int64, offset=HEADER + self.n * width)

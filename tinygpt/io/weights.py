@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
 from tinygpt.io.atomic import atomic_write
-from tinygpt.io.reading import LARGEST_JSON, parse_json, read_json, readable_errors
+from tinygpt.io.reading import LARGEST_JSON, open_regular, parse_json, read_json, readable_errors
 from tinygpt.io.downloads import hub_folder
 from tinygpt.io.text import near_names
 
@@ -89,6 +89,11 @@ def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WE
     except (OSError, SafetensorError) as error:
         why = f"{file} cannot be written in {folder} ({getattr(error, 'strerror', None) or error})"
         raise OSError(f"{why}, and what was there is unchanged: free some space, or name another folder") from None
+
+def header_crc32(path: Path) -> str:
+    "The CRC-32 of a file's header, which has the checksum of each tensor."
+    with readable_errors(path), open_regular(path) as file:
+        return f"{zlib.crc32(json.dumps(_read_header(file), sort_keys=True).encode()):08x}"
 
 def list_weights(folder: str | Path, file: str = WEIGHTS) -> dict[str, tuple[int, ...]]:
     "The names and shapes of a folder's tensors; no tensor is read."
