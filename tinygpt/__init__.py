@@ -1,5 +1,6 @@
 """What `import tinygpt as tg` offers."""
 
+import tinygpt.engine.interrupts  # first: PyTorch takes seconds, in which a command may be stopped
 from tinygpt.attention import Attention
 from tinygpt.baseline import bits_per_byte, cross_entropy, evaluate, perplexity
 from tinygpt.block import MLP, Block, SwiGLU

@@ -6,6 +6,7 @@ import warnings
 from contextlib import suppress
 import tinygpt
 from tinygpt.cli import bench, evaluate, plot, tokenizer, train
+from tinygpt.engine.interrupts import raise_interrupt, say_stopped
 from tinygpt.cli.settings import UsageError, add_arguments, add_settings, new_parser, parse, suggest
 
 TOKENIZER = {"train": tokenizer.train, "encode": tokenizer.encode, "decode": tokenizer.decode}
@@ -46,26 +47,31 @@ def fail(code: int, message: object) -> int:
     print(f"tinygpt: {' '.join(str(message).split())}", file=sys.stderr)
     return code
 
+def outcome(words: list[str]) -> int:
+    "Run a command line; returns the exit code, after a sentence on stderr where something is wrong."
+    try:
+        code = run_command(words)
+        sys.stdout.flush()
+        return code or 0
+    except UsageError as error:
+        return fail(2, error)
+    except BrokenPipeError:  # the reader of our output left: nothing is to be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return fail(1, f"{error.filename}: {error.strerror}" if error.filename else error)
+    except ModuleNotFoundError as error:
+        return fail(1, f"{error.name} is not installed: pip install {error.name}")
+    except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        return fail(1, str(error) or type(error).__name__)
+
 def main(words: list[str] | None = None) -> int:
     "Run a command line, by default that of the process; returns the exit code."
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (None if it was closed)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: fail(0, message)
-        try:
-            code = run_command(sys.argv[1:] if words is None else list(words))
-            sys.stdout.flush()
-            return code or 0
-        except UsageError as error:
-            return fail(2, error)
-        except KeyboardInterrupt:
-            return 130
-        except BrokenPipeError:  # the reader of our output left: nothing is to be flushed at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-        except OSError as error:
-            return fail(1, f"{error.filename}: {error.strerror}" if error.filename else error)
-        except ModuleNotFoundError as error:
-            return fail(1, f"{error.name} is not installed: pip install {error.name}")
-        except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
-            return fail(1, str(error) or type(error).__name__)
+    try:
+        with raise_interrupt(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: fail(0, message)
+            return outcome(sys.argv[1:] if words is None else list(words))
+    except KeyboardInterrupt:
+        return say_stopped()

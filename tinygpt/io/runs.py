@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
+from tinygpt.engine.interrupts import take_signals
 from tinygpt.io import weights
 from tinygpt.io.atomic import atomic_write, remove_drafts, write_json
 from tinygpt.io.checkpoints import write_model
@@ -220,16 +221,19 @@ def open_run(run, texts: Sequence[Tokens], tok, out: str | Path | RunLock | None
 
 @contextmanager
 def catch_interrupt() -> Iterator[list]:
-    "A list that is no longer empty once Ctrl-C was pressed; the second time, Ctrl-C stops at once."
-    pressed: list = []
+    "A list that is no longer empty once Ctrl-C or SIGTERM came; the second time, they act as they did before."
+    caught: list = []
     def note(number, frame):
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
+        caught.append(number)
+        give_back()
+    def give_back():
+        for number, handler in before.items():
+            signal.signal(number, handler)
     in_main_thread = threading.current_thread() is threading.main_thread()  # no other may catch signals
-    before = signal.signal(signal.SIGINT, note) if in_main_thread else None
+    before = take_signals(note) if in_main_thread else {}
     try:
-        yield pressed
+        yield caught
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, before)
+        give_back()
+    if signal.SIGTERM in caught and before[signal.SIGTERM] is signal.SIG_DFL:
+        signal.raise_signal(signal.SIGTERM)  # the process was to end, and all is kept now
