@@ -1,12 +1,15 @@
 """What arguments must be: each refusal names what was given, and what would do."""
 
 import math
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tinygpt as tg
 import torch
 
-from tinygpt import Attention, guard
+from tinygpt import GPT, Attention, GPTConfig, TrainConfig, guard
 
 
 def test_a_whole_number_comes_back_as_an_int():
@@ -79,3 +82,81 @@ def test_attention_by_itself_refuses_impossible_heads(sizes):
     name = list(sizes)[-1]
     with pytest.raises(ValueError, match=f"{name}=.* should be a whole number"):
         Attention(16, **sizes)
+
+
+WRONG = {"int": ["no", "3", 2.5, True, [1], {}], "float": ["no", "1e-3", True, [1.0], math.nan, math.inf]}
+WRONG |= {"bool": ["no", "True", 1, 0, None, []], "str": [5, True, None]}
+
+
+@pytest.mark.parametrize("kind, least", [(GPTConfig, {"vocab_size": 50}), (TrainConfig, {"steps": 1})])
+def test_every_field_of_a_config_is_checked_for_its_type(kind, least):
+    kind(**least)
+    for field in fields(kind):
+        if field.name == "optimizer":  # looked up when the optimizers are built
+            continue
+        annotation = getattr(field.type, "__name__", str(field.type)).removesuffix(" | None")
+        length = {"steps": None} if field.name in ("epochs", "minutes") else {}
+        for value in WRONG[annotation]:
+            with pytest.raises(ValueError, match=field.name):
+                kind(**least | length | {field.name: value})
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """A small model, its tokenizer, a corpus and settings, with which training works."""
+    tok = tg.the_tokenizer()
+    model = GPT(GPTConfig(tok.vocab_size, n_layer=1, n_head=1, n_embd=16, block_size=256))
+    return model, tok, tg.corpus("tales"), TrainConfig(steps=1, batch_size=1)
+
+
+MISTAKES = {
+    "a path for a corpus": (lambda m, t, c, s: tg.train(m, t, "book.txt", s), r"a Corpus, not 'book.txt': give corpus\("),
+    "a Path for a corpus": (lambda m, t, c, s: tg.train(m, t, Path("book.txt"), s), r"a Corpus, not .*book.txt"),
+    "texts for a corpus": (lambda m, t, c, s: tg.train(m, t, ["a", "b"], s), r"a Corpus, not \['a', 'b'\]"),
+    "a split for a corpus": (lambda m, t, c, s: tg.train(m, t, c.train, s), "a Corpus, not Seeded"),
+    "a name for tales": (lambda m, t, c, s: tg.skill_accuracy(m, t, "tales"), "a Corpus, not 'tales'"),
+    "a Path for tales": (lambda m, t, c, s: tg.skill_accuracy(m, t, Path("a.txt")), "a Corpus, not .*a.txt"),
+    "swapped in train": (lambda m, t, c, s: tg.train(t, m, c, s), "a model, not a BPETokenizer.* before its tokenizer"),
+    "swapped in save": (lambda m, t, c, s: tg.save("nowhere", t, m), "expected a GPT, not a BPETokenizer"),
+    "swapped in skills": (lambda m, t, c, s: tg.skill_accuracy(t, m, c), "a model, not a BPETokenizer"),
+    "two models": (lambda m, t, c, s: tg.skill_accuracy(m, m, c), "a tokenizer, not a GPT"),
+    "no tokenizer": (lambda m, t, c, s: tg.train(m, None, c, s), "a tokenizer, not a NoneType"),
+    "a dict for a shape": (lambda *_: GPT({"vocab_size": 65}), r"'vocab_size': 65.* give GPTConfig\(\*\*config\)"),
+    "a number for a shape": (lambda *_: GPT(65), r"config=65 should be a GPTConfig: give GPTConfig\("),
+    "a dict for settings": (lambda m, t, c, s: tg.train(m, t, c, {"steps": 1}), r"give TrainConfig\(\*\*config\)"),
+    "a shape for settings": (lambda m, t, c, s: tg.train(m, t, c, m.config), "should be a TrainConfig"),
+    "negative heads": (lambda *_: Attention(16, -2), "n_head=-2 should be a whole number"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_common_mistakes_end_in_a_sentence(name, parts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mistake, said = MISTAKES[name]
+    with pytest.raises(ValueError, match=said):
+        mistake(*parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_of_a_notebook_is_one(parts):
+    class GPTConfig(tg.GPTConfig):
+        """The class of a reader who ran the chapter's cell."""
+
+    assert GPT(GPTConfig(50, n_layer=1)).config.n_layer == 1
+
+
+def test_a_device_that_is_missing_is_named(parts, tmp_path, monkeypatch):
+    model, tok, *_ = parts
+    tg.save(tmp_path, model, tok)
+    assert tg.load(tmp_path, device="cpu")[0].embed.weight.equal(model.embed.weight)
+
+    def broken(*_, **__):
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    if torch.cuda.is_available():
+        monkeypatch.setattr(torch, "empty", broken)
+    for name in "cuda", torch.device("cuda", 0):
+        with pytest.raises(ValueError, match="device='cuda.*PyTorch finds no GPU here: give device='cpu'"):
+            tg.load(tmp_path, device=name)
+    with pytest.raises(ValueError, match="device='abacus'.*no such device"):
+        tg.load(tmp_path, device="abacus")

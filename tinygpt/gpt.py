@@ -98,7 +98,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config = c = config.resolve()
+        self.config = c = guard.config(config, "GPTConfig").resolve()
         self.embed = nn.Embedding(c.vocab_size, c.n_embd)
         self.position_embedding = nn.Embedding(c.block_size, c.n_embd) if c.position == "learned" else None
         self.dropout = nn.Dropout(c.dropout)

@@ -45,6 +45,13 @@ def heads(n_embd: int, n_head: int, n_kv_head: int | None, head_dim: int | None)
         raise ValueError(f"n_head={n_head} is not a multiple of n_kv_head={n_kv_head}, so the query heads cannot "
                          f"share the key/value heads equally: choose a divisor of {n_head}")
 
+def config(config, kind: str):
+    "The config; raises ValueError unless it is of the class with this name, which a notebook may have defined."
+    if kind not in [base.__name__ for base in type(config).__mro__]:
+        given = "**config" if isinstance(config, Mapping) else "..."
+        raise ValueError(f"config={config!r:.60} should be a {kind}: give {kind}({given})")
+    return config
+
 def gpt_config(c, norms: Mapping, mlps: Mapping):
     "Raise ValueError for a shape that cannot be built."
     flags = dict.fromkeys(("qk_norm", "bias", "tied"), (True, False))
@@ -149,6 +156,33 @@ def train_config(c, schedules: Iterable[str]):
     rates(lr=c.lr, embedding_lr=c.embedding_lr, vector_lr=c.vector_lr, weight_decay=c.weight_decay)
     choice("schedule", c.schedule, schedules)
     choice("dtype", c.dtype, ("float32", "bfloat16"))
+    choice("checkpointing", c.checkpointing, (True, False))
+
+def model_and_tokenizer(model, tok):
+    "Raise ValueError if a tokenizer is given as the model, or something else as the tokenizer."
+    if hasattr(model, "encode"):
+        raise ValueError(f"expected a model, not a {type(model).__name__}: give the model before its tokenizer")
+    if not hasattr(tok, "encode"):
+        raise ValueError(f"expected a tokenizer, not a {type(tok).__name__}: give the one that the model has learned from")
+
+def corpus(corpus):
+    "Raise ValueError unless a text comes with its splits, and not as a path, a string or a list."
+    if not hasattr(corpus, "train") or not hasattr(corpus, "val"):
+        raise ValueError(f"expected a Corpus, not {corpus!r:.60}: give corpus(...) of a name, a file or a folder")
+
+def training(model, tok, text, settings):
+    "Raise ValueError unless these are a model, its tokenizer, a Corpus and a TrainConfig."
+    model_and_tokenizer(model, tok)
+    corpus(text)
+    config(settings, "TrainConfig")
+
+def device(name: str | torch.device):
+    "Raise ValueError unless PyTorch finds this device."
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):  # the latter if it is compiled without CUDA
+        missing = "GPU" if str(name).startswith("cuda") else "such device"
+        raise ValueError(f"device={str(name)!r}, but PyTorch finds no {missing} here: give device='cpu'") from None
 
 def decodable(ids: Iterable[int], vocab_size: int) -> list[int]:
     "The ids as a list of int; raises ValueError for an id that a vocabulary of this size lacks."

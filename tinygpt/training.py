@@ -141,17 +141,17 @@ def train(
     progress: bool = True,  # whether to show how far it is
 ) -> list[Record]:
     "Train a model on a corpus; returns the record of every step, those before a resume included."
+    guard.training(model, tok, corpus, config)
     size = config.block_size or model.config.block_size
     train_tokens, val_tokens = encode_corpus(corpus.train, tok), encode_corpus(corpus.val, tok)
     run = Run(model, Windows(train_tokens, size, config.batch_size, config.seed), config)
     evaluate = partial(evaluate_run, model, tok, corpus, validation_batches(val_tokens, size, config.batch_size))
     with open_run(run, (train_tokens, val_tokens), tok, out, resume) as folder, catch_interrupt() as interrupted:
         records = folder.records if folder else []
-        consumers = [*([folder.write] if folder else []), *consumers]
+        consumers = [records.append, *([folder.write] if folder else []), *consumers]
         consumers += progress_consumers(run, corpus, tok, records) if progress else []
         try:
             for record in training_steps(run, evaluate):
-                records.append(record)
                 for consume in consumers:
                     consume(record)
                 if interrupted:
@@ -160,7 +160,7 @@ def train(
             if folder:
                 folder.checkpoint()
             raise
-        if interrupted:
+        if interrupted and run.step < run.steps:
             if folder:
                 folder.checkpoint()
             how = f"; to continue, train with out={str(out)!r} and resume=True" if folder else ""

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 import torch
 from torch import Tensor
+from tinygpt import guard
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
 from tinygpt.io import tokenizer_files, weights
 from tinygpt.io.atomic import write_json
@@ -228,7 +229,7 @@ def load(
     variant: str | None = None,  # "best" reads model.best.safetensors
 ) -> tuple[GPT, Tokenizer | None]:
     "A model in evaluation mode, and its tokenizer, if there is one."
-    torch.empty(0, device=device)  # fails at once if there is no such device
+    guard.device(device)
     dtype, file = parse_dtype(dtype), weights.weights_file(variant)
     folder = weights.find_folder(name, config_from_json)
     spec, found = weights.read_config(folder), weights.list_weights(folder, file)

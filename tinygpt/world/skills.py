@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from itertools import accumulate, islice
+from pathlib import Path
 import torch
+from tinygpt import guard
 from tinygpt.engine.modes import eval_mode
 from tinygpt.world.grammar import N_MADE_UP
 from tinygpt.world.parser import choices
@@ -31,6 +33,9 @@ def skill_accuracy(
     n: int = 200,  # how many of them are read
 ) -> dict[str, float]:
     "For each skill, the fraction of the places that need it where all tokens are predicted right."
+    guard.model_and_tokenizer(model, tok)
+    if isinstance(corpus, str | Path):
+        guard.corpus(corpus)
     right, places = dict.fromkeys(CHANCE, 0), dict.fromkeys(CHANCE, 0)
     device = next(model.parameters()).device if isinstance(model, torch.nn.Module) else "cpu"
     heldout = getattr(corpus, "heldout", None)
