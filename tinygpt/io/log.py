@@ -81,7 +81,7 @@ def read_records(folder: str | Path) -> list[Record]:
                 raise ValueError(f"its first line should be {','.join(NAMES)}")
             return [to_record(number, row) for number, row in enumerate(rows, 2)]
         except csv.Error as error:
-            raise ValueError(f"line {rows.line_num}: {error}") from None
+            raise ValueError(error) from None
 
 class Log:
     "Writes the log of a run, and keeps the CRC-32 of its content."

@@ -87,6 +87,12 @@ def newest_note(folder: Path) -> dict | None:
             return read_note(path)
     return None
 
+def read_log(folder: Path) -> list[Record]:
+    "The records of a run; warns, or raises ValueError, if those before its newest checkpoint are not all there."
+    if note := newest_note(folder):
+        check_log(folder, note["step"], note["log"])
+    return read_records(folder)
+
 def described(run, texts: Sequence[Tokens]) -> dict:
     "What stays the same in a run: the shape of the model, the tokenizer and the texts, these as their SHA-256."
     train, val = texts
@@ -95,15 +101,15 @@ def described(run, texts: Sequence[Tokens]) -> dict:
 
 def check_same(folder: Path, note: dict, now: dict):
     "Raise ValueError, naming both, if a run was started with another model, tokenizer or text than it has now."
-    if changed := [f"{name}={note['model'].get(name)!r}, not {value!r}" for name, value in now["model"].items()
-                   if note["model"].get(name) != value]:
-        raise ValueError(f"the run in {folder} was started with a model of {' and '.join(changed)}: resume it with the "
-                         "same model")
-    for name in "tokenizer", "text", "validation text":
+    for name in "text", "validation text", "tokenizer":
         if note[name] != now[name]:
             raise ValueError(f"the run in {folder} was started with another {name}: the SHA-256 of that begins with "
                              f"{note[name][:12]}, of this with {now[name][:12]}; resume it with the same {name}, or "
                              "name another folder")
+    if changed := [f"{name}={note['model'].get(name)!r}, not {value!r}" for name, value in now["model"].items()
+                   if note["model"].get(name) != value]:
+        raise ValueError(f"the run in {folder} was started with a model of {' and '.join(changed)}: resume it with the "
+                         "same model")
 
 def save_checkpoint(run, folder: Path, tok, about: dict):
     "Write a checkpoint: the tensors, the model, and last the JSON file that makes it one; the two newest are kept."
