@@ -431,7 +431,7 @@ def test_a_text_is_encoded_once(tok, cache, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda b: b[:-1], lambda b: b[:20], lambda b: b"", lambda b: b + b"x", lambda b: b[8:]]
+    "damage", [lambda b: b[:-1], lambda b: b[:20], lambda b: b[:32], lambda b: b"", lambda b: b + b"x", lambda b: b[8:]]
 )
 def test_a_damaged_file_is_noticed(tok, damage):
     split = split_of([STORY, "well"])
@@ -440,6 +440,16 @@ def test_a_damaged_file_is_noticed(tok, damage):
     path.write_bytes(damage(whole))
     encode_corpus(split, tok)
     assert path.read_bytes() == whole
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(tok):
+    split = split_of(["a well", "a fish"])
+    path = encode_corpus(split, tok).path
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert not is_whole(path), place
+    assert encode_corpus(split, tok).path.read_bytes() == whole
 
 
 def test_an_error_leaves_nothing(tok, cache):

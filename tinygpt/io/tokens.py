@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -18,7 +19,7 @@ from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 __all__ = ["Tokens", "encode_corpus"]
 
 MEGABYTE = 1 << 20  # characters, more or less
-HEADER = 24  # bytes: three numbers of 8
+HEADER = 32  # bytes: four numbers of 8, the last a CRC-32 of all that follows, and then of the other three
 
 def text_sha256(split: Documents) -> str:
     "The SHA-256 of the texts, of where they end and of their special tokens."
@@ -68,22 +69,33 @@ def encode_portion(portion: list[str | None], encode: Callable, end: list[int],
 
 def write_tokens(path: Path, encoded: Iterable[tuple[np.ndarray, list[int]]], end: list[int], dtype: type):
     "Write a token file: its header, the ids as they come, with the end in front, and where documents start."
-    n, bounds = len(end), array("q", [len(end)])
-    with atomic_write(path) as draft, draft.open("wb") as file:
-        file.write(bytes(HEADER) + np.array(end, dtype).tobytes())
+    n, bounds, checksum = len(end), array("q", [len(end)]), 0
+    def content() -> Iterator[bytes]:
+        nonlocal n
+        yield np.array(end, dtype).tobytes()
         for ids, starts in encoded:
-            file.write(ids.tobytes())
+            yield ids.tobytes()
             bounds.extend(n + start for start in starts)
             n += len(ids)
-        file.write(bounds.tobytes())
+        yield bounds.tobytes()
+    with atomic_write(path) as draft, draft.open("wb") as file:
+        file.write(bytes(HEADER))
+        for part in content():
+            file.write(part)
+            checksum = zlib.crc32(part, checksum)
+        header = np.array([n, len(bounds) - 1, np.dtype(dtype).itemsize]).tobytes()
         file.seek(0)
-        file.write(np.array([n, len(bounds) - 1, np.dtype(dtype).itemsize]).tobytes())
+        file.write(header + np.array([zlib.crc32(header, checksum)]).tobytes())
 
 def is_whole(path: Path) -> bool:
-    "Whether a token file exists and has the size that its header says."
-    size = path.stat().st_size if path.is_file() else 0
-    n, documents, width = map(int, np.fromfile(path, np.int64, 3)) if size >= HEADER else (0, 0, 0)
-    return size == HEADER + n * width + 8 * (documents + 1)
+    "Whether a token file exists and has the checksum that its header says."
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        header, checksum = file.read(HEADER), 0
+        for part in iter(partial(file.read, 1 << 20), b""):
+            checksum = zlib.crc32(part, checksum)
+    return len(header) == HEADER and header[24:] == np.array([zlib.crc32(header[:24], checksum)]).tobytes()
 
 class Tokens:
     "A text as ids in a file, and where its documents start."
