@@ -319,3 +319,19 @@ def test_an_unfinished_start_can_be_started_again(place, monkeypatch):
             context.setattr(runs, broken, fail)
             run(place)
     assert len(run(place, replace(CONFIG, steps=4))[1]) == 4
+
+
+@pytest.mark.parametrize("variant", [None, "best"])
+@pytest.mark.parametrize("name", ["rope_theta", "rms_norm_eps", "num_attention_heads", "attention_dropout"])
+def test_a_changed_config_is_noticed(place, variant, name):
+    run(place)
+    path = place / "run" / "config.json"
+    spec = json.loads(path.read_text())
+    wrong = {"rope_theta": 10001.0, "rms_norm_eps": 1e-7, "num_attention_heads": 1, "attention_dropout": 0.5}[name]
+    extra = {"rope_parameters": spec["rope_parameters"] | {"rope_theta": wrong}} if name == "rope_theta" else {}
+    extra |= {"num_key_value_heads": 1, "head_dim": 16} if name == "num_attention_heads" else {}
+    path.write_text(json.dumps(spec | {name: wrong} | extra))
+    with refused("config.json", "damaged, or was changed"):
+        load(place / "run", variant=variant)
+    path.write_text(json.dumps(spec | {"transformers_version": "5.0"}))
+    assert load(place / "run", variant=variant)[0].config == new(CharTokenizer.train(TEXT)).config

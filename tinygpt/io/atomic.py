@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,6 +53,10 @@ def remove_drafts(folder: Path):
                     if fcntl:
                         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 draft.unlink()
+
+def checksum(content: dict) -> str:
+    "The CRC-32 of what a JSON file says."
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 def write_json(path: Path, content: dict):
     "Write JSON atomically."

@@ -11,7 +11,7 @@ from torch import Tensor
 from tinygpt import guard
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
 from tinygpt.io import tokenizer_files, weights
-from tinygpt.io.atomic import write_json
+from tinygpt.io.atomic import checksum, write_json
 from tinygpt.io.reading import read_json, readable_errors
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 
@@ -206,7 +206,7 @@ def write_model(folder: str | Path, model: GPT, tok: Tokenizer | None = None, dt
         warnings.warn(f"only tinygpt opens this model, whose shape is not that of {why}", stacklevel=3)
     remove_old_config(folder, spec, tok)
     stored = {name: tensor.to(dtype) for name, tensor in to_hf(tensors, model_type).items()}
-    weights.write_weights(folder, stored, file)
+    weights.write_weights(folder, stored, file, asdict(model.config))
     if tok is not None:
         tok.save(folder)
     write_json(folder / "config.json", spec)
@@ -234,6 +234,8 @@ def load(
     folder = weights.find_folder(name, config_from_json)
     spec, found = weights.read_config(folder), weights.list_weights(folder, file)
     model_type, model = build_on_meta(folder / "config.json", spec, len(found))
+    if weights.config_crc32(folder, file) not in (None, checksum(asdict(model.config))):
+        raise ValueError(f"{folder / 'config.json'} is damaged, or was changed after {file} was written: get both again")
     wanted, tied = model.state_dict(), model.config.tied
     prefix = "transformer." if model_type == "gpt2" and "wte.weight" in found else ""  # which the hub's GPT-2 lacks
     expected, embedding = to_hf(wanted, model_type), hf_name("embed.weight", model_type)

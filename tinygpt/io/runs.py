@@ -6,7 +6,6 @@ import re
 import signal
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tinygpt.engine.interrupts import take_signals
 from tinygpt.io import weights
-from tinygpt.io.atomic import atomic_write, remove_drafts, write_json
+from tinygpt.io.atomic import atomic_write, checksum, remove_drafts, write_json
 from tinygpt.io.checkpoints import write_model
 from tinygpt.io.log import Log, Record, check_log, read_records
 from tinygpt.io.reading import read_bytes, read_json, readable_errors
@@ -65,10 +64,6 @@ def load_state_dict(run, tensors: dict[str, Tensor]):
     for optimizer, state in zip(run.optimizers, kept):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     run.model.load_state_dict({name: tensors[f"model.{name}"] for name in run.model.state_dict()})
-
-def checksum(content: dict) -> str:
-    "The CRC-32 of settings."
-    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 def read_note(path: Path) -> dict:
     "What the JSON file of a checkpoint says; raises ValueError unless it is as it was written."

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
-from tinygpt.io.atomic import atomic_write
+from tinygpt.io.atomic import atomic_write, checksum
 from tinygpt.io.reading import LARGEST_JSON, open_regular, parse_json, read_json, readable_errors
 from tinygpt.io.downloads import hub_folder
 from tinygpt.io.text import near_names
@@ -68,10 +68,11 @@ def read_config(folder: str | Path) -> dict:
     _check_exists(path := Path(folder, "config.json"))
     return read_json(path)
 
-def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WEIGHTS):
-    "Write tensors as safetensors, with a checksum of each; only tensors that are not contiguous are copied."
+def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WEIGHTS,
+                  config: dict | None = None):
+    "Write tensors as safetensors, with a checksum of each and of the config; only those not contiguous are copied."
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    specs, metadata = {}, {"format": "pt"}
+    specs, metadata = {}, {"format": "pt"} | ({"config crc32": checksum(config)} if config else {})
     for name, tensor in tensors.items():
         if tensor.dtype not in CODES:
             raise ValueError(f"the tensor {name!r} is {tensor.dtype}; weights are one of {_listed(map(str, CODES))}")
@@ -93,7 +94,12 @@ def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WE
 def header_crc32(path: Path) -> str:
     "The CRC-32 of a file's header, which has the checksum of each tensor."
     with readable_errors(path), open_regular(path) as file:
-        return f"{zlib.crc32(json.dumps(_read_header(file), sort_keys=True).encode()):08x}"
+        return checksum(_read_header(file))
+
+def config_crc32(folder: Path, file: str) -> str | None:
+    "The checksum of the config that these weights were written with; None if they do not say."
+    with _open_weights(folder, file) as (_, stored):
+        return next(((shard.metadata() or {}).get("config crc32") for _, shard in stored.values()), None)
 
 def list_weights(folder: str | Path, file: str = WEIGHTS) -> dict[str, tuple[int, ...]]:
     "The names and shapes of a folder's tensors; no tensor is read."
