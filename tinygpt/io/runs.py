@@ -168,6 +168,7 @@ class RunFolder:
         settings = asdict(run.config)
         if not has_checkpoint(folder):
             check_new(folder)
+            remove_leftovers(folder)
             with atomic_write(folder / "train.yaml") as draft:
                 draft.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
             self.log = Log(folder)
