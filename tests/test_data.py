@@ -665,9 +665,14 @@ def test_stories_are_told_apart_wherever_the_pieces_end(stories, size):
 def test_unusable_texts_say_what_is_needed(tmp_path, tok):
     refused(lambda: corpus("tails"), "'tails'", "tales, chats, shakespeare, tinystories", "file or folder")
     (tmp_path / "empty.txt").write_text("")
-    refused(lambda: corpus(tmp_path / "empty.txt"), "empty.txt", "0 bytes")
-    (tmp_path / "short.txt").write_text("aaé")
-    refused(lambda: encode_corpus(corpus(tmp_path / "short.txt").val, tok), "no text in", "give a longer one")
+    for short in "", "a", "é", "aaé", "\ufeff", "\ufeffa", "\ufeffé", "😀":
+        (tmp_path / "short.txt").write_text(short, encoding="utf-8")
+        n = len(short.encode())
+        refused(lambda: corpus(tmp_path / "short.txt"), "short.txt", f"{n} bytes", "too few", "some pages")
+    for enough in "ab", "\ufeffab\n\n\n\n", "  ", "é😀é😀é😀ab":
+        (tmp_path / "short.txt").write_text(enough, encoding="utf-8")
+        text = corpus(tmp_path / "short.txt")
+        assert "".join([*text.train, *text.val]) == enough.strip("\ufeff") and any(text.train) and any(text.val)
     (tmp_path / "few.txt").write_text("a few words only, and no more")
     few_tokens = encode_corpus(corpus(tmp_path / "few.txt").train, tok)
     refused(lambda: Windows(few_tokens, 64, 8), f"{len(few_tokens)} tokens", "needs 65")

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygpt.io import downloads
+from tinygpt.io.corpus import corpus
 from tinygpt.io.downloads import download
 from tinygpt.io.text import read_text, text_files, text_size
 
@@ -518,6 +519,19 @@ def test_what_may_not_be_read(nobody):
         for read in text_size, lambda path: list(read_text(path)):
             with nobody(), pytest.raises(PermissionError, match="Permission denied: .*a.txt"):
                 read(file)
+
+
+def test_pipes_and_devices_are_no_texts(tmp_path):
+    need(hasattr(os, "mkfifo"), "pipes")
+    for name in "pipe.txt", "pipe.txt.gz":
+        os.mkfifo(tmp_path / name)
+        (tmp_path / f"zero-{name}").symlink_to("/dev/zero")
+        for path in tmp_path / name, tmp_path / f"zero-{name}":
+            for read in text_size, lambda path: list(read_text(path)), corpus:
+                with pytest.raises(ValueError, match=f"{path} is not a regular file, but a pipe or a device"):
+                    read(path)
+    (tmp_path / "a.txt").write_text("text")
+    assert text_files(tmp_path) == [tmp_path / "a.txt"]
 
 
 # Reading

@@ -84,14 +84,15 @@ def own_corpus(name: str, files: list[Path]) -> Corpus:
     "Files as running text: the first 90 % of the bytes to learn from, the rest for validation."
     sizes = [text_size(path) for path in files]
     left, train, val = sum(sizes) * 9 // 10, [], []
-    if not left:
-        raise ValueError(f"{name} has {sum(sizes)} bytes of text, too few to be split: give some pages of text")
     for path, size in zip(files, sizes):
         cut = min(left, size)
         left -= cut
         train.append((path, 0, cut))
         val.append((path, cut, size))
-    return Corpus(name, running_text(train), running_text(val))
+    found = Corpus(name, running_text(train), running_text(val))
+    if not (any(found.train) and any(found.val)):
+        raise ValueError(f"{name} has {sum(sizes)} bytes of text, too few to be split: give some pages of text")
+    return found
 
 def split_stories(parts: Iterable[str], between: str = "<|endoftext|>") -> Iterator[str]:
     "The stories of a text, which comes in parts and has a mark between any two stories."

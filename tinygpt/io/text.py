@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from tinygpt.io.reading import open_regular
 
 SUFFIXES = (".txt", ".md", ".text", ".txt.gz", ".md.gz", ".text.gz")  # what a folder's text files end in
 
@@ -80,12 +81,16 @@ def _not_utf8(path: str | Path, error: UnicodeDecodeError, at: int) -> str:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[BinaryIO]:
-    "A file open for reading bytes, with a .gz unpacked on the fly; raise ValueError if it is damaged."
-    packed = str(path).lower().endswith(".gz")
-    try:
-        if packed and os.path.getsize(path) == 0:
-            raise EOFError("it is empty")
-        with (gzip.open if packed else open)(path, "rb") as file:
+    "A regular file open for reading bytes, with a .gz unpacked on the fly; raise ValueError if it is damaged."
+    with open_regular(path) as file:
+        if not str(path).lower().endswith(".gz"):
             yield file
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged, or not a gzip file: {error}") from None
+            return
+        try:
+            if not file.seek(0, os.SEEK_END):
+                raise EOFError("it is empty")
+            file.seek(0)
+            with gzip.open(file) as unpacked:
+                yield unpacked
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is damaged, or not a gzip file: {error}") from None
