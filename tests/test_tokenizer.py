@@ -34,37 +34,36 @@ STORY = (
 ) * 3
 SPECIAL = ["<|end|>", "<|end|>ing", "<|user|>"]
 # what several scripts, spaces, endings and special tokens are made of; and any character of Unicode that has a meaning
-SPICE = st.sampled_from(
-    [
-        "'s",
-        "'LL",
-        "'ſ",
-        "  ",
-        "\n",
-        "\r\n",
-        " \n ",
-        "\t",
-        "123456",
-        "½",
-        "é",
-        "e\u0301",
-        "नमस्ते",
-        "日本",
-        "👩‍🚀",
-        "\u00a0",
-        "\u2028",
-        "<|end|>",
-        "<|end|>ing",
-        "<|",
-        "there was",
-        " well",
-        "...",
-        "\u0958!",
-        "⑴!",
-        "a™",
-        "한",
-    ]
-)
+SPICES = [
+    "'s",
+    "'LL",
+    "'ſ",
+    "  ",
+    "\n",
+    "\r\n",
+    " \n ",
+    "\t",
+    "123456",
+    "½",
+    "é",
+    "e\u0301",
+    "नमस्ते",
+    "日本",
+    "👩‍🚀",
+    "\u00a0",
+    "\u2028",
+    "<|end|>",
+    "<|end|>ing",
+    "<|",
+    "there was",
+    " well",
+    "...",
+    "\u0958!",
+    "⑴!",
+    "a™",
+    "한",
+]
+SPICE = st.sampled_from(SPICES)
 TEXT = st.lists(SPICE | st.text(st.characters(exclude_categories=["Cn", "Cs"]), max_size=6), max_size=8).map("".join)
 
 
@@ -397,6 +396,9 @@ def test_loads_merges_in_the_old_form(tok, tmp_path):
     assert BPETokenizer.load(tmp_path).encode(STORY) == tok.encode(STORY)
 
 
+BOS, TEXT_A = {"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+
+
 def change(*path, to):
     def changed(spec):
         place = spec
@@ -412,7 +414,6 @@ def change(*path, to):
     "damage, said",
     [
         (change("model", "type", to="Unigram"), "Unigram"),
-        (change("model", "byte_fallback", to=True), "byte_fallback"),
         (change("model", "dropout", to=0.1), "dropout"),
         (change("model", "vocab", "!", to=7), "each once"),
         (change("model", "vocab", "!", to="0"), "not"),
@@ -422,7 +423,7 @@ def change(*path, to):
         (change("model", to=None), "does not hold a BPE vocabulary"),
         (change("added_tokens", 0, "lstrip", to=True), "lstrip"),
         (change("normalizer", to={"type": "Lowercase"}), "Lowercase"),
-        (change("post_processor", to={"type": "TemplateProcessing"}), "TemplateProcessing"),
+        (change("post_processor", to={"type": "TemplateProcessing", "single": [BOS, TEXT_A]}), "TemplateProcessing"),
         (change("pre_tokenizer", to={"type": "Whitespace"}), "pre-tokenizer"),
         (change("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", to=True), "prefix space"),
         (change("pre_tokenizer", "pretokenizers", 0, "behavior", to="Removed"), "isolate"),
@@ -449,23 +450,22 @@ def added(**token):
     [
         (added(id=0, content="!"), "'!' is an ordinary token"),
         (added(content=""), "is empty"),
-        (added(content="<x>", normalized=True), "after it was normalized"),
-        (change("truncation", to={"max_length": 3}), "truncation"),
-        (change("padding", to={"pad_id": 3}), "padding"),
+        (added(content="<x>", id=330), "the library gives it 320"),
+        (change("added_tokens", 0, "id", to=318), "has the id 318, and the library gives it 317"),
         (change("pre_tokenizer", to=None), "ByteLevel"),
         (change("pre_tokenizer", to={"type": "Sequence", "pretokenizers": []}), "ByteLevel"),
         (change("pre_tokenizer", "pretokenizers", 0, "pattern", to={"String": " "}), "isolate"),
         *[
             (change("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex", to=pattern), said)
             for pattern, said in [
-                (r"(\w+)|\s", "groups"),
+                (r"(\w+)|\s", "another way"),
                 ("a\\", "does not work"),
                 ("(?x)a # b", "another way"),
                 (r"\h+", "another way"),
                 ("", "matches nothing"),
                 ("[a-z&&[^aeiou]]+", "another way"),
                 ("(?R)", "another way"),
-                (7, "TypeError"),
+                (7, "does not work"),
             ]
         ],
         (change("model", "vocab", "!", to=False), "each once"),
@@ -482,15 +482,14 @@ def test_what_the_library_would_read_otherwise_is_refused(tok, tmp_path, damage,
     [
         ("pre_tokenizer", {"type": "Whitespace"}),
         ("normalizer", {"type": "Lowercase"}),
-        ("post_processor", {"type": "ByteLevel"}),
+        ("post_processor", {"type": "TemplateProcessing", "single": [BOS, TEXT_A]}),
         ("added_tokens", [{"id": 2, "content": "ab"}]),
-        ("padding", {"pad_id": 0}),
     ],
 )
 def test_characters_of_another_making_are_refused(tmp_path, part, to):
     spec = to_json(CharTokenizer.train("ab"))
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec | {part: to}), encoding="utf-8")
-    with pytest.raises(ValueError, match=part):
+    with pytest.raises(ValueError, match=part.replace("_", ".")):
         CharTokenizer.load(tmp_path)
 
 
@@ -555,6 +554,359 @@ def test_gpt2_files_that_do_not_belong_together(reference, tmp_path):
     short.write_text("#version: 0.2\n\u0120 t\n", encoding="utf-8")
     with pytest.raises(ValueError, match="50257 tokens do not go with the 1 merges"):
         load_gpt2(BPETokenizer, reference / "gpt2" / "encoder.json", short)
+
+
+# ---- what others write
+
+
+def library(spec):
+    "The tokenizer that the library makes of a tokenizer.json."
+    return tokenizers.Tokenizer.from_str(json.dumps(spec))
+
+
+def opens_alike(spec, folder, words=(), apart=True):
+    "Load it, and compare ids with the library's: with special tokens and, where none overlaps a plain one, without."
+    (folder / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    ours, rust = BPETokenizer.load(folder), library(spec)
+    rust.no_padding(), rust.no_truncation()  # transformers turns them off unless they are asked for
+    rng, spices = random.Random(0), [*words, *words, *SPICES, *STORY[:40], "\u0338"]
+    for _ in range(200):
+        text = "".join(rng.choices(spices, k=rng.randint(0, 12)))
+        rust.encode_special_tokens = False
+        assert ours.encode(text, allowed_special="all") == rust.encode(text).ids
+        rust.encode_special_tokens = True
+        assert not apart or ours.encode(text) == rust.encode(text).ids
+    again = library(to_json(ours))
+    assert again.encode(STORY).ids == rust.encode(STORY).ids and again.get_vocab() == rust.get_vocab()
+    return ours
+
+
+def with_parts(tok, **parts):
+    return to_json(tok) | parts
+
+
+NOTHING_ADDED = {"type": "TemplateProcessing", "single": [TEXT_A], "pair": [TEXT_A, TEXT_A], "special_tokens": {}}
+POST = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+NFC = {"type": "NFC"}
+PADDING = {
+    "strategy": {"Fixed": 10},
+    "direction": "Right",
+    "pad_to_multiple_of": None,
+    "pad_id": 317,
+    "pad_type_id": 0,
+    "pad_token": "<|end|>",
+}
+TRUNCATION = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"post_processor": NOTHING_ADDED},
+        {"post_processor": {"type": "Sequence", "processors": [POST]}},
+        {"post_processor": {"type": "Sequence", "processors": [POST, NOTHING_ADDED]}},
+        {"post_processor": {"type": "Sequence", "processors": []}},
+        {"normalizer": {"type": "Sequence", "normalizers": [NFC]}},
+        {"normalizer": {"type": "Sequence", "normalizers": []}},
+        {"padding": PADDING, "truncation": TRUNCATION},
+    ],
+    ids=str,
+)
+def test_parts_that_change_no_id_are_accepted(tok, tmp_path, parts):
+    opens_alike(with_parts(tok, **parts), tmp_path, SPECIAL)
+
+
+def test_what_transformers_saves_again_loads(tok, tmp_path):
+    from transformers import AutoTokenizer
+
+    for one in tok, CharTokenizer.train(STORY):
+        one.save(tmp_path / "ours")
+        theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")
+        theirs(["a", "a a"], padding=True, truncation=True, max_length=2) if theirs.pad_token else None
+        theirs.save_pretrained(tmp_path / "theirs")
+        again = type(one).load(tmp_path / "theirs")
+        assert to_json(again) == to_json(one) and again.encode(STORY) == theirs(STORY).input_ids
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    tok.save(tmp_path / "ours")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    theirs.add_tokens(["<foo>"])
+    theirs.save_pretrained(tmp_path / "more")
+    again, text = BPETokenizer.load(tmp_path / "more"), "a <foo><|end|><foo> b"
+    assert again.encode(text, allowed_special="all") == theirs(text).input_ids
+    assert again.encode(text) == theirs(text, split_special_tokens=True).input_ids and 320 in again.encode(text)
+
+
+def test_stored_padding_is_what_transformers_ignores(tok, tmp_path):
+    from transformers import AutoTokenizer
+
+    tok.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(with_parts(tok, padding=PADDING, truncation=TRUNCATION)))
+    assert AutoTokenizer.from_pretrained(tmp_path)(STORY).input_ids == BPETokenizer.load(tmp_path).encode(STORY)
+
+
+NAMES = ["<foo>", "<fo", "o>x", "<foo>x", "é b", "é", " a b", "b<foo>", "e", "\u0338>", "1 <", "12"]
+flags = st.tuples(st.booleans(), st.booleans())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES), flags, max_size=6), st.sampled_from([None, "NFC", "NFD", "NFKC"]))
+@example({"<foo>": (False, True)}, "NFC")
+@example({"<foo>": (False, True), "o>x": (True, False)}, None)
+def test_added_tokens_are_found_where_the_library_finds_them(tok, tmp_path_factory, names, form):
+    spec = with_parts(tok, normalizer=form and {"type": form})
+    for i, (content, (special, normalized)) in enumerate(names.items()):
+        token = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": normalized, "special": special}
+        spec["added_tokens"].append({"id": 320 + i, "content": content} | token)
+    ordinary = {*names} & {*spec["model"]["vocab"]}
+    unlike = [n for n, (_, late) in names.items() if late and form and unicodedata.normalize(form, n) != n]
+    folder = tmp_path_factory.mktemp("added")
+    if ordinary or unlike:
+        (folder / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+        with pytest.raises(ValueError, match="an ordinary token as well|as the text is in which"):
+            BPETokenizer.load(folder)
+        return
+    ours = opens_alike(spec, folder, [*names, *"<>xob "], len({special for special, _ in names.values()}) < 2)
+    text = "".join(random.Random(1).choices([*names, *"<foo>xéb \u0338", "12 ", "a, "], k=300))
+    for allowed in (), "all":
+        whole = ours.encode(text, allowed_special=allowed)
+        before, pieces.__defaults__ = pieces.__defaults__, ((), None, 7)
+        try:
+            assert ours.encode(text, allowed_special=allowed) == whole
+        finally:
+            pieces.__defaults__ = before
+
+
+def test_plain_added_tokens_are_found_without_being_allowed(tok, tmp_path):
+    spec = with_parts(tok)
+    spec["added_tokens"].append(spec["added_tokens"][0] | {"id": 320, "content": "<foo>", "special": False})
+    ours = opens_alike(spec, tmp_path, ["<foo>"])
+    assert ours.encode("<foo>") == [320] and 317 not in ours.encode("<|end|>")
+    with pytest.raises(ValueError, match="not one of the special tokens"):
+        ours.encode("a", allowed_special=["<bar>"])
+
+
+def test_too_many_added_tokens_are_refused(tok, tmp_path):
+    spec = with_parts(tok, added_tokens=[{"id": i, "content": f"<{i}>"} for i in range(320, 200_320)])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.raises(ValueError, match="200,000 added tokens, and no more than 10,000"):
+        BPETokenizer.load(tmp_path)
+
+
+def test_byte_fallback_matters_only_without_all_bytes(tok, tmp_path):
+    spec = with_parts(tok)
+    spec["model"]["byte_fallback"] = True
+    opens_alike(spec, tmp_path, SPECIAL)
+    del spec["model"]["vocab"]["ÿ"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.raises(ValueError, match="asks for byte_fallback"):
+        BPETokenizer.load(tmp_path)
+
+
+def test_ignore_merges_matters_only_for_words_that_are_not_merged(tok, tmp_path):
+    spec = with_parts(tok)
+    spec["model"]["ignore_merges"] = True
+    opens_alike(spec, tmp_path, SPECIAL)
+    spec["added_tokens"], spec["model"]["vocab"] = [], dict(list(spec["model"]["vocab"].items())[:317]) | {"ccc": 317}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.raises(ValueError, match="ignore_merges.*'ccc'"):
+        BPETokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", sorted(KNOWN_SPLITS))
+def test_to_keep_what_a_pattern_matches_is_to_isolate_it_where_it_matches_all(tmp_path, pattern):
+    tok = BPETokenizer.train(STORY, 320, pattern=pattern)
+    spec = with_parts(tok)
+    spec["pre_tokenizer"]["pretokenizers"][0] |= {"behavior": "Removed", "invert": True}
+    opens_alike(spec, tmp_path)
+    spec["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.raises(ValueError, match="isolate"):
+        BPETokenizer.load(tmp_path)
+
+
+def test_ids_may_have_gaps(tok, tmp_path):
+    spec = with_parts(tok)
+    vocab = spec["model"]["vocab"]
+    spec["model"]["vocab"] = {word: i + 7 * (i > 40) + 900 * (i > 317) for word, i in vocab.items()}
+    for token in spec["added_tokens"]:
+        token["id"] = spec["model"]["vocab"][token["content"]]
+    ours = opens_alike(spec, tmp_path, SPECIAL)
+    assert ours.vocab_size == 1227 and ours.special_tokens["<|user|>"] == 1226
+    assert ours.decode(ours.encode(STORY)) == STORY and pickle.loads(pickle.dumps(ours)).encode("a") == ours.encode("a")
+    for hole in 41, 47, 325, 1200:
+        with pytest.raises(ValueError, match=f"id {hole} is not among the 320 ids"):
+            ours.decode([5, hole])
+    spec["model"]["vocab"]["!"] = 2**40
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.raises(ValueError, match="whole numbers below 1,114,112"):
+        BPETokenizer.load(tmp_path)
+
+
+# ---- patterns
+
+SCRIPTS = "Arabic Cyrillic Devanagari Greek Han Hangul Hebrew Hiragana Katakana Latin Thai".split()
+CATEGORIES = "L Lu Ll Lt Lm Lo M Mn Mc Me N Nd Nl No P Pc Pd Ps Pe Pi Pf Po S Sm Sc Sk So Z Zs Zl Zp".split()
+ALIKE = [
+    *KNOWN_SPLITS,
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"[aeiou]+|\d",
+    r"\S+",
+    r"\D{2,3}",
+    ".",
+    r"(?>a|ab)|[^-a]+?b",
+    r"(?:th|h)*e?r++(?=e)",
+    r"\.\ \-\'",
+]
+REFUSED = [
+    "(?r).",
+    "(?r:.)",
+    "(?ri)a",
+    r"\p{N}{1,3}+",
+    "a{2}?",
+    r"\w+",
+    r"\W",
+    r"\bthere",
+    "^a",
+    "a$",
+    r"\Aa",
+    r"a\Z",
+    "(?i)a",
+    "(?i:ss)",
+    "(?i:off)",
+    "(?i:st|a)",
+    "(?i:i)",
+    "(?i:é)",
+    "(?i:[a-z])",
+    "(?s:.+)",
+    "(?m:.+)",
+    r"\p{Script=Latin}",
+    r"\p{IsGreek}",
+    r"\P{Lu}",
+    r"\X",
+    r"\R",
+    r"\h",
+    r"\K",
+    r"[^\s\S]a",
+    r"[\w]",
+    "[[:alpha:]]+",
+    "[a[b]]",
+    "[a&&b]",
+    "[]a]",
+    "[^]a]",
+    "(?<=a)b",
+    "(?<!a)b",
+    "(a)b",
+    "(?P<x>a)",
+    "(?=a)|b",
+    "(?!a)*b",
+    "(?:(?=a))*b",
+    "a|",
+    "a*",
+    "(?:a){e<2}",
+    r"\L<x>",
+    "(?V1)a",
+    "(?b)a",
+    "a{1000}",
+    "}",
+    "{",
+    "]",
+    r"\x61",
+    r"\u0061",
+    r"\N{DIGIT ONE}",
+    r"\1",
+]
+
+
+def cuts_alike(pattern, texts):
+    "Whether a tokenizer is made of this pattern; then it cuts texts as the library cuts them that opens its file."
+    try:
+        ours = BPETokenizer([bytes([byte]) for byte in range(256)], [], pattern=pattern)
+    except ValueError as error:
+        assert regex.search("another way|does not work|matches nothing", str(error)) and "\n" not in str(error)
+        return False
+    rust = library(to_json(ours)).pre_tokenizer
+    for text in texts:
+        chunks = [text[start:stop] for _, (start, stop) in rust.pre_tokenize_str(text)]
+        assert [chunk for chunk in ours.split(text) if chunk] == chunks, pattern
+    return True
+
+
+@pytest.mark.parametrize("pattern", [*ALIKE, *[rf"\p{{{name}}}+" for name in SCRIPTS + CATEGORIES]])
+def test_patterns_that_are_read_alike(pattern):
+    @settings(max_examples=100, deadline=None)
+    @given(TEXT)
+    def same(text):
+        assert cuts_alike(pattern, [text, text + STORY])
+
+    same()
+
+
+@pytest.mark.parametrize("pattern", REFUSED)
+def test_patterns_that_are_read_otherwise_are_refused(pattern):
+    assert not cuts_alike(pattern, [])
+    with pytest.raises(ValueError, match="pattern"):
+        BPETokenizer.train(STORY, 300, pattern=pattern)
+
+
+CLASSES = [*r"\p{L} \p{N} \s \d \S \w \P{L} \- && -- a-z A-Z".split(), *"'.^|&~({?/$é日-[]"]
+members = st.lists(st.sampled_from(CLASSES), max_size=4).map("".join)
+a_class = st.builds("[{}{}{}]".format, st.sampled_from(["", "^"]), members, st.sampled_from(["", "-"]))
+letters = st.sampled_from(["'s", "s", "st", "'s|'t|'ll", "[sdmt]|ll|ve|re", "k", "i", "a|T", "[s]s", "f[f]", "l"])
+single = st.sampled_from([*r"\s \S \d \p{L} \P{L} \w \. \n \b \Z \p{Han}".split(), *"asf '1éß.^$}]"])
+REPEATS = ["", "", "", *"* + ? *? +? ?? *+ ++ ?+ {2} {1,3} {2,} {1,2}+ {2}? {,2}".split()]
+
+
+def larger(smaller):
+    inner = st.lists(st.lists(smaller, max_size=3).map("".join), min_size=1, max_size=3).map("|".join)
+    opens = st.sampled_from(["(?:", "(?:", "(?>", "(?=", "(?!", "(?<=", "(?s:", "("])
+    return st.builds("{}{}){}".format, opens, inner, st.sampled_from(REPEATS))
+
+
+an_atom = single | a_class | letters.map("(?i:{})".format)
+an_atom = st.recursive(st.builds("{}{}".format, an_atom, st.sampled_from(REPEATS)), larger, max_leaves=5)
+a_pattern = st.lists(st.lists(an_atom, max_size=3).map("".join), min_size=1, max_size=3).map("|".join)
+TRICKY = "aAsStTfFlLkKiIx'’ \n\r\t1½éßſﬁﬅ日ασς_-.&[]{}^$|~\u0301\u200d\u2028\u0130\u212a\u1e9e"
+tricky = st.text(st.sampled_from(TRICKY), max_size=14)
+
+
+@settings(max_examples=600, deadline=None)
+@given(a_pattern, st.lists(tricky, min_size=8, max_size=8))
+def test_any_pattern_is_read_alike_or_refused(pattern, texts):
+    cuts_alike(pattern, texts)
+
+
+def test_ids_of_a_text_that_a_pattern_does_not_cut_are_refused(tok):
+    other = pickle.loads(pickle.dumps(tok))
+    for wrong in "there", "(?r).", "(?=(..))":
+        other.split = splitting.partial(splitting.cut_by, regex.compile(wrong))
+        with pytest.raises(ValueError, match="the chunks that the pattern .* are not that text"):
+            other.encode(STORY)
+
+
+@pytest.mark.parametrize("pattern", ["(?:a|a)*c", "(?>(?:a|a)*c)|b", "(?:(?:a?)*b)|c", r"\s*\s*\s*\s*\s*\s*x|y"])
+def test_a_pattern_that_never_ends_is_stopped(monkeypatch, pattern):
+    monkeypatch.setattr(splitting, "PATIENCE", 0.5)
+    text = "a" * 60 + "d" + " " * 5000 + "abcxy"
+    try:
+        assert "".join(BPETokenizer.train("", 256, pattern=pattern).split(text)) == text
+    except ValueError as error:
+        assert "takes too long" in str(error)
+    else:
+        assert pattern != "(?>(?:a|a)*c)|b"  # the others may be found out to need a letter that the text lacks
+
+
+@pytest.mark.parametrize("learn", [CharTokenizer.train, lambda text: BPETokenizer.train(text, 300)])
+def test_the_name_of_a_file_is_not_learned(tmp_path, monkeypatch, learn):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("what is in it")
+    for name in "file.txt", str(tmp_path / "file.txt"), tmp_path / "file.txt", tmp_path / "missing.txt":
+        with pytest.raises(ValueError, match=r"is the name of a file.*tg\.corpus\('.*'\)\.train"):
+            learn(name)
+    tok = learn("missing.txt and other text")
+    assert tok.decode(tok.encode("missing.txt")) == "missing.txt"
 
 
 # ---- bad input

@@ -1,6 +1,7 @@
 """What arguments must be. Each function raises ValueError and says what was given, and what would do."""
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 import numpy as np
@@ -184,13 +185,21 @@ def device(name: str | torch.device):
         missing = "GPU" if str(name).startswith("cuda") else "such device"
         raise ValueError(f"device={str(name)!r}, but PyTorch finds no {missing} here: give device='cpu'") from None
 
-def decodable(ids: Iterable[int], vocab_size: int) -> list[int]:
-    "The ids as a list of int; raises ValueError for an id that a vocabulary of this size lacks."
+def decodable(ids: Iterable[int], tokens: Sequence[bytes | None]) -> list[int]:
+    "The ids as a list of int; raises ValueError for an id that has no token."
     ids = [index(i) for i in ids]
-    if wrong := [i for i in ids if not 0 <= i < vocab_size]:
-        raise ValueError(f"id {wrong[0]} is not among the {vocab_size} ids of this tokenizer, which count from 0; were "
-                         "the ids made by another one?")
+    if wrong := [i for i in ids if not 0 <= i < len(tokens) or tokens[i] is None]:
+        known = len(tokens) - tokens.count(None)
+        raise ValueError(f"id {wrong[0]} is not among the {known} ids of this tokenizer, which count from 0; were the "
+                         "ids made by another one?")
     return ids
+
+def training_text(source: str | Iterable[str]) -> str | Iterable[str]:
+    "The text or texts; raises ValueError for the name of a file, which would be learned in place of its content."
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and len(source) < 1000 and os.path.exists(source)):
+        raise ValueError(f"{str(source)!r} is the name of a file, and would be learned itself: give what is in it, as "
+                         f"tg.corpus({str(source)!r}).train does")
+    return source
 
 def special_tokens(names: Iterable[str], vocab_size: int) -> list[str]:
     "The names as a list; raises ValueError unless they are distinct texts with room beside the 256 bytes."

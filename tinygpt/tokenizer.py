@@ -34,7 +34,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         "The bytes of these tokens, joined."
-        return b"".join([self.tokens[i] for i in guard.decodable(ids, self.vocab_size)])
+        return b"".join([self.tokens[i] for i in guard.decodable(ids, self.tokens)])
 
     def decode(self, ids: Iterable[int]) -> str:
         "The text of these tokens; bytes that form no character show as U+FFFD."
@@ -65,7 +65,7 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def train(cls, text: str | Iterable[str]) -> "CharTokenizer":
         "Collect the characters of a text or a corpus."
-        return cls(sorted(set().union(*as_texts(text))))
+        return cls(sorted(set().union(*as_texts(guard.training_text(text)))))
 
     def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
         "The ids of all texts, one after the other."
@@ -172,7 +172,7 @@ class BPETokenizer(Tokenizer):
               pattern: str | None = GPT4_SPLIT) -> "BPETokenizer":
         "Learn from a text or a corpus: the 256 bytes, merges while there are pairs, the special tokens."
         special = guard.special_tokens(special_tokens, vocab_size)
-        tokens, merges = learn_merges(count_chunks(text, pattern), vocab_size - len(special))
+        tokens, merges = learn_merges(count_chunks(guard.training_text(text), pattern), vocab_size - len(special))
         ids = {name: len(tokens) + i for i, name in enumerate(special)}
         return cls(tokens + [name.encode() for name in special], merges, ids, pattern)
 
@@ -187,7 +187,7 @@ class BPETokenizer(Tokenizer):
         "The ids of a text, none of them special; each distinct chunk is worked out once."
         if self.room <= 0:
             self.known, self.room = {}, 1 << 21
-        chunks, known = self.split.findall(text), self.known
+        chunks, known = self.split(text), self.known
         for chunk in set(chunks).difference(known):
             known[chunk] = self.chunk_ids(chunk)
             self.room -= len(chunk)

@@ -2,7 +2,8 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 import regex
 from tinygpt.engine.cores import on_all_cores
@@ -16,9 +17,28 @@ GPT4_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-KNOWN_SPLITS = {GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", "")}  # the last is Qwen's
+#: The pattern of GPT-4o and later models.
+O200K_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+KNOWN_SPLITS = {GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", ""), O200K_SPLIT}  # the third is Qwen's
 BATCH = 1 << 22  # characters that are counted at a time
+PATIENCE = 10  # seconds for a pattern that is not known, besides one for 10,000 characters
 SAFE_CUT = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'])")  # (?r): search from the end
+
+# What `regex` and Oniguruma, by which the tokenizers library cuts, read alike. They differ in much else: \w, ^ and $,
+# {1,3}+, (?i:ss), which is one letter in German, (?i:i), which is another one in Turkish, and [^\s\S].
+SET = (r"\\[sd]|\\p\{(?:L[ultmo]?|M[nce]?|N[dlo]?|P[cdseifo]?|S[mcko]?|Z[slp]?|"
+       r"Arabic|Cyrillic|Devanagari|Greek|Han|Hangul|Hebrew|Hiragana|Katakana|Latin|Thai)\}")
+CHAR = r"[^\\\[\]\-]|\\[!-/:-@\[-`{-~ rntfv]"
+CLASS = rf"\[\^?+-?(?:(?!&&)(?:{SET}|(?:{CHAR})(?:-(?:{CHAR}))?))+-?\]"
+ATOM = rf"{SET}|{CLASS}|\\P\{{L\}}|[^\\\[\](){{}}*+?|^$]|\\[!-/:-@\[-`{{-~ rntfvSD]"
+REPEAT = r"(?:(?:[*+?][+?]?|\{\d{1,3}(?:,\d{0,3})?\})(?![*+?{]))?"
+LETTERS = r"\(\?i:(?![^)]*(?i:ss|st|ff|fl))(?:[a-hj-zA-HJ-Z'|]|\[[a-hj-zA-HJ-Z]+\])+\)"
+LOOK = rf"\(\?[=!](?:(?:{ATOM}|\|){REPEAT})+\)(?![*+?{{])"
+READ_ALIKE = regex.compile(rf"(?:{LOOK}|\(\?[:>]|\|{REPEAT}|(?:{LETTERS}|{ATOM}){REPEAT}|\)(?:(?<!\)\)){REPEAT})?)*+")
 
 def as_texts(source: str | Iterable[str]) -> Iterator[str]:
     "The one text, or each text of a corpus; half a surrogate pair (not a character) becomes U+FFFD."
@@ -37,68 +57,102 @@ def as_texts(source: str | Iterable[str]) -> Iterator[str]:
     if half:
         yield "\ufffd"
 
-def compile_split(pattern: str | None) -> regex.Pattern:
-    "The pattern, compiled so that its matches, joined, are the text: what it would skip becomes a chunk, too."
+def compile_split(pattern: str | None) -> Callable[[str], list[str]]:
+    "A function that cuts a text into chunks, which, joined, are the text: what the pattern skips is a chunk, too."
     if pattern is None:
-        return regex.compile(r"(?s:.+)")
+        return regex.compile(r"(?s:.+)").findall
     try:
-        split = regex.compile(pattern)
+        split, understood = regex.compile(pattern), READ_ALIKE.match(pattern).end()
     except (regex.error, TypeError) as error:
-        raise ValueError(f"the pattern {pattern!r} does not work: {error}") from None
-    if split.groups or split.flags & regex.VERBOSE or split.fullmatch(""):
-        raise ValueError(f"the pattern {pattern!r} has groups (write them as (?:...)), or matches nothing")
+        raise ValueError(f"the pattern {pattern!r:.200} does not work: {error}") from None
     if pattern in KNOWN_SPLITS:
-        return split
-    return regex.compile(rf"(?:{pattern})|(?s:.)+?(?=(?:{pattern})|\Z)")
+        return split.findall
+    if rest := pattern[understood:]:
+        raise ValueError(f"the pattern {pattern!r:.200} has {rest!r:.20}, which other programs read in another way: "
+                         r"write it with (?:...), [...], \p{L}, \p{N}, \s, (?=...), (?!...), * + ? and {1,3}")
+    if regex.fullmatch(regex.sub(LOOK, "", pattern), ""):
+        raise ValueError(f"the pattern {pattern!r:.200} matches nothing")
+    return partial(cut_by, regex.compile(rf"(?:{pattern})|(?s:.)+?(?=(?:{pattern})|\Z)"))
 
-def special_pattern(allowed: str | Iterable[str], known: Iterable[str]) -> regex.Pattern:
-    "A pattern that finds the allowed special tokens ('all', or a list of known ones), the longest first."
+def cut_by(split: regex.Pattern, text: str) -> list[str]:
+    "The chunks of a text; raise ValueError if they are not the text, or are not found in reasonable time."
+    try:
+        chunks = split.findall(text, timeout=PATIENCE + len(text) / 10_000)
+    except TimeoutError:
+        wrong = f"the pattern {split.pattern!r:.200} takes too long to cut {text!r:.40}"
+        raise ValueError(f"{wrong}: write a simpler one, without repeats in repeats") from None
+    if "".join(chunks) != text:
+        raise ValueError(f"the chunks that the pattern {split.pattern!r:.200} cuts from {text!r:.40} are not that text")
+    return chunks
+
+def special_pattern(allowed: str | Iterable[str], known: Mapping[str, int]) -> tuple[regex.Pattern, regex.Pattern]:
+    "Patterns that find the allowed special tokens ('all', or a list): first in the text as it is, then in the rest."
     if isinstance(allowed, str) and allowed != "all":
         raise ValueError(f"allowed_special={allowed!r} is one text; give a list of them: [{allowed!r}]")
-    names = sorted(known if allowed == "all" else as_texts(allowed), key=len, reverse=True)
+    names = {*known} if allowed == "all" else {*as_texts(allowed)}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"{unknown[0]!r} is not one of the special tokens {[*known]} of this tokenizer")
+    names |= getattr(known, "plain", frozenset())
+    later = names & getattr(known, "normalized", frozenset())
+    return any_of(names - later), any_of(later)
+
+class AddedTokens(dict):
+    "The ids of special and other added tokens, and how the others are found in a text."
+
+    def __init__(self, ids: Mapping[str, int], plain: Iterable[str] = (), normalized: Iterable[str] = ()):
+        super().__init__(ids)
+        self.plain = frozenset(plain)  # found without being allowed
+        self.normalized = frozenset(normalized)  # found after the rest, in the text's Unicode form
+
+def any_of(names: Iterable[str]) -> regex.Pattern:
+    "A pattern that finds these names, the longest first."
+    names = sorted(names, key=lambda name: (-len(name), name))
     return regex.compile(f"({'|'.join(map(regex.escape, names)) or '(?!)'})")  # (?!) never matches
 
-def last_cut(buffer: str, end: int, form: str | None) -> int:
-    "Where the buffer can be cut, at the latest before `end`; 0 if nowhere."
+def last_cut(buffer: str, end: int, form: str | None, whole: set[int]) -> int:
+    "Where the buffer can be cut, at the latest before `end` and not at a place in `whole`; 0 if nowhere."
     for found in SAFE_CUT.finditer(buffer, 0, max(0, end)):
         cut = found.start()
-        if form is None or unicodedata.is_normalized(form, buffer[cut - 1 : cut + 1]):
+        if cut not in whole and (form is None or unicodedata.is_normalized(form, buffer[cut - 1 : cut + 1])):
             return cut
     return 0
 
 def pieces(
     texts: Iterable[str],
     pattern: str | None,
-    special: regex.Pattern | None = None,  # finds special tokens, which stay whole
+    special: tuple[regex.Pattern, ...] = (),  # they find special tokens, which stay whole
     form: str | None = None,  # a Unicode normal form that no cut may change
     size: int = 1 << 16,  # gather this many characters, then look for a place to cut
 ) -> Iterator[str]:
     "Join the texts and cut them anew, lazily, but never through a chunk or a special token."
-    longest = len(special.pattern) if special else 0  # no special token is longer than the pattern of all
+    longest = sum(len(finder.pattern) for finder in special)  # no special token is longer than the pattern of all
+    can_cut = pattern in KNOWN_SPLITS and not (form and special and special[1].pattern != any_of(()).pattern)
     buffer, enough = "", size
     for text in as_texts(texts):
         for start in range(0, len(text), size):
             buffer += text[start : start + size]
-            if len(buffer) < enough or pattern not in KNOWN_SPLITS:
+            if len(buffer) < enough or not can_cut:
                 continue
-            cut = last_cut(buffer, len(buffer) - longest, form)
-            for match in special.finditer(buffer) if special else ():
-                if match.start() < cut < match.end():
-                    cut = match.start()
+            found = chain.from_iterable(finder.finditer(buffer, overlapped=True) for finder in special)
+            whole = {place for match in found for place in range(match.start() + 1, match.end())}
+            cut = last_cut(buffer, len(buffer) - longest, form, whole)
             if cut:
                 yield buffer[:cut]
             buffer, enough = buffer[cut:], size if cut else 2 * len(buffer)
     if buffer:
         yield buffer
 
-def parts(texts: Iterable[str], pattern: str | None, special: regex.Pattern, form: str | None) -> Iterator[tuple]:
+def parts(texts: Iterable[str], pattern: str | None, special: tuple[regex.Pattern, regex.Pattern],
+          form: str | None) -> Iterator[tuple[str, bool]]:
     "Pairs of a piece of the texts and whether it is a special token; the other pieces in this Unicode form."
+    first, later = special
     for piece in pieces(texts, pattern, special, form):
-        for i, part in enumerate(special.split(piece)):
-            is_special = i % 2 == 1  # the pattern is a group, so split keeps what it finds between the rest
-            yield part if is_special or not form else unicodedata.normalize(form, part), is_special
+        for i, part in enumerate(first.split(piece)):
+            if i % 2:  # the pattern is a group, so split keeps what it finds between the rest
+                yield part, True
+                continue
+            for j, rest in enumerate(later.split(unicodedata.normalize(form, part) if form else part)):
+                yield rest, j % 2 == 1
 
 def batches(texts: Iterable[str | None], size: int) -> Iterator[list[str | None]]:
     "Gather texts into lists of about `size` characters; None has no length."
@@ -116,7 +170,7 @@ def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
     split, counts = compile_split(pattern), Counter()
     cut = chain.from_iterable(pieces([text], pattern, size=BATCH) for text in as_texts(texts))
     def count(batch: list[str]) -> Counter:
-        return Counter(chain.from_iterable(map(split.findall, batch)))
+        return Counter(chain.from_iterable(map(split, batch)))
     for counted in on_all_cores(count, batches(cut, BATCH), enough=2):
         counts.update(counted)
     return counts

@@ -1,13 +1,13 @@
 """Tokenizers as the Hugging Face libraries write them, and GPT-2's as OpenAI published it."""
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-import regex
-from tinygpt.engine.splitting import GPT2_SPLIT
+from tinygpt.engine.splitting import GPT2_SPLIT, KNOWN_SPLITS, AddedTokens
 from tinygpt.io.atomic import write_json
-from tinygpt.io.reading import read_json, readable_errors
+from tinygpt.io.reading import read_bytes, read_json, readable_errors
 
 _printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _others = [byte for byte in range(256) if byte not in _printable]
@@ -19,6 +19,8 @@ BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
 # The parts of a tokenizer.json, in the order in which they are written.
 PARTS = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
          "pre_tokenizer": None, "post_processor": None, "decoder": None, "model": None}
+MOST_IDS = 0x110000  # a BPETokenizer has a character for each
+MOST_ADDED = 10_000  # added tokens: looking for more of them in a text takes too long
 
 def to_json(tok) -> dict:
     "The content of tokenizer.json for this tokenizer."
@@ -30,8 +32,10 @@ def from_json(cls: type, spec: dict):
     if not isinstance(model.get("vocab"), dict) or model.get("type", "BPE") != cls.model_type:
         raise ValueError(f"it does not hold a {cls.model_type} vocabulary ({cls.__name__} reads no other), "
                          f"but {model.get('type', 'no known one')}")
-    check_settings("file", {name: spec.get(name) for name in ("truncation", "padding")})
-    return cls(*(read_bpe if cls.model_type == "BPE" else read_chars)(spec))
+    tok = cls(*(read_bpe if cls.model_type == "BPE" else read_chars)(spec))
+    if model.get("ignore_merges") and (word := unreachable(tok)):
+        raise ValueError(f"it asks for ignore_merges, and its merges do not make {word!r:.60}: it would give other ids")
+    return tok
 
 def save(tok, folder: str | Path):
     "Write tokenizer.json, and the tokenizer_config.json without which transformers takes another class."
@@ -46,7 +50,7 @@ def load(cls: type, folder: str | Path):
 def load_gpt2(cls: type, encoder_json: str | Path, vocab_bpe: str | Path):
     "GPT-2's tokenizer, from the two files in which it was published."
     with readable_errors(vocab_bpe):
-        merges = Path(vocab_bpe).read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]
+        merges = read_bytes(vocab_bpe).decode().rstrip("\n").split("\n")[1:]
         if wrong := [line for line in merges if line.count(" ") != 1]:
             raise ValueError(f"the line {wrong[0]!r:.60} is not a pair")
     def combine(vocab: dict[str, int]):
@@ -57,12 +61,23 @@ def load_gpt2(cls: type, encoder_json: str | Path, vocab_bpe: str | Path):
         return from_json(cls, PARTS | {"added_tokens": added, "pre_tokenizer": {"type": "ByteLevel"}, "model": model})
     return read_json(encoder_json, combine)
 
-def words_by_id(vocab: dict[str, int]) -> list[str]:
-    "The words of a vocabulary by id, if the ids are 0, 1, 2, ..."
+def words_by_id(vocab: dict[str, int]) -> list[str | None]:
+    "The words of a vocabulary by id; None for an id that no word has."
     ids = list(vocab.values())
-    if any(type(i) is not int for i in ids) or sorted(ids) != list(range(len(ids))):
-        raise ValueError(f"the ids of its {len(ids)} tokens are not 0 to {len(ids) - 1}, each once")
-    return sorted(vocab, key=vocab.get)
+    if any(type(i) is not int or not 0 <= i < MOST_IDS for i in ids) or len(set(ids)) < len(ids):
+        raise ValueError(f"the ids of its {len(ids)} tokens are not whole numbers below {MOST_IDS:,}, each once")
+    words = [None] * (max(ids, default=-1) + 1)
+    for word, i in vocab.items():
+        words[i] = word
+    return words
+
+def unreachable(tok) -> str | None:
+    "A word of a BPETokenizer that its merges do not make out of its bytes, if there is one."
+    for i, word in enumerate(tok.words):
+        text = "" if word is None or i in tok.special_tokens.values() else tok.tokens[i].decode(errors="ignore")
+        if text and text.encode() == tok.tokens[i] and tok.chunk_ids(text) != [i]:
+            return text
+    return None
 
 def chars_json(ids: dict[str, int]) -> dict:
     "A vocabulary of characters as a tokenizer.json."
@@ -70,23 +85,40 @@ def chars_json(ids: dict[str, int]) -> dict:
     model = {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}
     return PARTS | {"pre_tokenizer": split, "decoder": {"type": "Fuse"}, "model": model}
 
+def steps(part: dict | None, kind: str) -> list[dict]:
+    "The steps of a part that may be missing, a single one, or a Sequence, whose steps are called by this kind."
+    if part and part["type"] == "Sequence":
+        return [step for inner in part[kind] for step in steps(inner, kind)]
+    return [part] if part else []
+
+def check_post_processor(post: dict | None):
+    "Raise ValueError for a post-processor that may add tokens."
+    for step in steps(post, "processors"):
+        only_text = step["type"] == "TemplateProcessing" and [[*piece] for piece in step["single"]] == [["Sequence"]]
+        if step["type"] != "ByteLevel" and not only_text:
+            raise ValueError(f"its post-processor {step['type']} may add tokens, which this tokenizer does not do")
+
 def read_chars(spec: dict) -> tuple:
     "The argument of a CharTokenizer from a tokenizer.json: its characters."
-    ours, vocab = chars_json({}), spec["model"]["vocab"]
-    if different := [part for part in ours if part != "model" and spec.get(part) != ours[part]]:
-        raise ValueError(f"its {different[0]} is not that of a tokenizer of characters: it would give other ids")
-    if any(len(word) != 1 for word in vocab):
-        raise ValueError("its tokens are not single characters")
-    return (words_by_id(vocab),)
+    ours, words = chars_json({}), words_by_id(spec["model"]["vocab"])
+    check_post_processor(spec.get("post_processor"))
+    if spec.get("added_tokens"):
+        raise ValueError("it has added_tokens, which a tokenizer of characters does not look for")
+    for part, kind in {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}.items():
+        if steps(spec.get(part), kind) != steps(ours[part], kind):
+            raise ValueError(f"its {part} is not that of a tokenizer of characters: it would give other ids")
+    if any(word is None or len(word) != 1 for word in words):
+        raise ValueError("its tokens are not single characters, with ids from 0 on")
+    return (words,)
 
 def spell(tokens: list[bytes], special_ids: Iterable[int]) -> list[str]:
     "The tokens as files write them: a letter for each byte, and special tokens as they are."
-    words = [token.decode("latin1").translate(LETTERS) for token in tokens]
+    words = [token if token is None else token.decode("latin1").translate(LETTERS) for token in tokens]
     for i in special_ids:
         words[i] = tokens[i].decode()
-    word, times = Counter(words).most_common(1)[0]
-    if times > 1:
-        raise ValueError(f"{word!r} is a special token and an ordinary one as well; rename the special token")
+    for word, times in Counter(filter(None, words)).most_common(1):
+        if times > 1:
+            raise ValueError(f"{word!r} is a special token and an ordinary one as well; rename the special token")
     return words
 
 def unspell(word: str) -> bytes:
@@ -99,11 +131,13 @@ def bpe_json(tok) -> dict:
     "A BPETokenizer as a tokenizer.json."
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": tok.pattern}, "behavior": "Isolated", "invert": False}
-    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": i, "content": name, **plain, "special": True} for name, i in tok.special_tokens.items()]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    plain, normalized = (getattr(tok.special_tokens, kind, ()) for kind in ("plain", "normalized"))
+    added = [{"id": i, "content": name, **flags, "normalized": name in normalized, "special": name not in plain}
+             for name, i in tok.special_tokens.items()]
     model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
              "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-             "vocab": {word: i for i, word in enumerate(tok.words)},
+             "vocab": {word: i for i, word in enumerate(tok.words) if word is not None},
              "merges": [[tok.words[left], tok.words[right]] for left, right in tok.merges]}
     steps = {"type": "Sequence", "pretokenizers": [split, byte_level]} if tok.pattern else byte_level
     normalizer = {"type": tok.normalizer} if tok.normalizer else None
@@ -118,22 +152,19 @@ def check_settings(part: str, settings: dict, *harmless: str):
 
 def read_split(pre: dict | None) -> str | None:
     "The split pattern in a pre-tokenizer: one split, then bytes; a ByteLevel that splits by itself does so as GPT-2."
-    steps = (pre["pretokenizers"] if pre["type"] == "Sequence" else [pre]) if pre else []
-    if not steps or steps[-1]["type"] != "ByteLevel":
+    *splits, last = steps(pre, "pretokenizers") or [{"type": "nothing"}]
+    if last["type"] != "ByteLevel":
         raise ValueError("its pre-tokenizer does not end in ByteLevel: its tokens are not made of bytes")
-    *splits, byte_level = steps
-    isolate = [split["type"] == "Split" and split["behavior"] == "Isolated" and not split.get("invert")
-               and "Regex" in split["pattern"] for split in splits]
-    patterns = [GPT2_SPLIT] if byte_level.get("use_regex", True) else []
-    if byte_level.get("add_prefix_space") or len(splits + patterns) > 1 or not all(isolate):
+    patterns = [GPT2_SPLIT] if last.get("use_regex", True) else []
+    for split in splits:
+        pattern = split["pattern"].get("Regex") if split["type"] == "Split" else None
+        isolated = split.get("behavior") == "Isolated" and not split.get("invert")
+        kept = split.get("behavior") == "Removed" and split.get("invert") and pattern in KNOWN_SPLITS  # all is matched
+        patterns.append(pattern if isolated or kept else None)
+    if last.get("add_prefix_space") or len(patterns) > 1 or None in patterns:
         raise ValueError("its pre-tokenizer does more than to isolate chunks by one pattern, with no prefix space: "
                          f"{json.dumps(pre):.200}")
-    if not splits:
-        return patterns[0] if patterns else None
-    pattern = splits[0]["pattern"]["Regex"]
-    if different := regex.search(r"\\[hHGKRX]|&&|\[[^\]]*\[|\(\?[xR]", pattern):
-        raise ValueError(f"its pattern {pattern!r} has {different[0]!r}, which other programs read in another way")
-    return pattern
+    return patterns[0] if patterns else None
 
 def read_merges(pairs: list, vocab: dict[str, int]) -> tuple[list[tuple[int, int]], set[str]]:
     "The merges as pairs of ids, in order, and all words that they can make."
@@ -149,24 +180,40 @@ def read_merges(pairs: list, vocab: dict[str, int]) -> tuple[list[tuple[int, int
         made.add(left + right)
     return merges, made
 
-def read_bpe(spec: dict) -> tuple:
-    "The arguments of a BPETokenizer from a tokenizer.json: tokens, merges, special tokens, pattern, normalizer."
-    model, added, post = spec["model"], spec.get("added_tokens") or [], spec.get("post_processor")
-    check_settings("model", model, "type", "vocab", "merges", "unk_token", "fuse_unk")
-    if post and post["type"] != "ByteLevel":
-        raise ValueError(f"its post-processor {post['type']} may add tokens, which this tokenizer does not do")
-    normalizer = spec["normalizer"]["type"] if spec.get("normalizer") else None
-    if normalizer not in (None, "NFC", "NFD", "NFKC", "NFKD"):
-        raise ValueError(f"its normalizer is {normalizer}; only Unicode's own forms, such as NFC, are known here")
-    special = {token["content"]: token["id"] for token in added}
-    vocab = model["vocab"] | special
-    merges, made = read_merges(model["merges"], vocab)
-    for token in added:  # which the library must find in the same places as a BPETokenizer
-        content = token["content"]
+def read_added(added: list[dict], vocab: dict[str, int], made: set[str], form: str | None) -> AddedTokens:
+    "The added tokens, if the library gives them these ids, and finds them in the same places as a BPETokenizer."
+    if len(added) > MOST_ADDED:
+        raise ValueError(f"it has {len(added):,} added tokens, and no more than {MOST_ADDED:,} can be looked for")
+    ids, free = {}, len(vocab)
+    for token in added:
+        content, id = token["content"], vocab.get(token["content"], free)
         check_settings(f"token {content!r}", token, "id", "content", "special", "normalized")
-        if content == "" or content in made:
+        if content == "" or content in made or content in ids:
             raise ValueError(f"its added token {content!r} is {'an ordinary token as well' if content else 'empty'}")
-    if len({bool(token.get("normalized")) for token in added} | ({False} if normalizer else set())) > 1:
-        raise ValueError("some added tokens are looked for in the text as it is, others after it was normalized")
-    tokens = [word.encode() if word in special else unspell(word) for word in words_by_id(vocab)]
+        if token["id"] != id:
+            raise ValueError(f"its added token {content!r} has the id {token['id']!r}, and the library gives it {id}")
+        if token.get("normalized") and form and unicodedata.normalize(form, content) != content:
+            raise ValueError(f"its added token {content!r} is not in {form}, as the text is in which it is looked for")
+        ids[content], free = id, max(free, id + 1)
+    normalized = {token["content"] for token in added if token.get("normalized")}
+    if not form and len(normalized) == len(ids):  # all are found at the same time, in the text as it is
+        normalized = set()
+    return AddedTokens(ids, {token["content"] for token in added if not token.get("special", True)}, normalized)
+
+def read_bpe(spec: dict) -> tuple:
+    "The arguments of a BPETokenizer from a tokenizer.json: tokens, merges, added tokens, pattern, normalizer."
+    model, added = spec["model"], spec.get("added_tokens") or []
+    ordinary = model["vocab"]
+    harmless = ["byte_fallback"] if BYTE_OF.keys() <= ordinary.keys() else []  # where every byte has a token
+    check_settings("model", model, "type", "vocab", "merges", "unk_token", "fuse_unk", "ignore_merges", *harmless)
+    check_post_processor(spec.get("post_processor"))
+    normalizers = [step["type"] for step in steps(spec.get("normalizer"), "normalizers")]
+    if normalizers not in ([], ["NFC"], ["NFD"], ["NFKC"], ["NFKD"]):
+        raise ValueError(f"its normalizer is {' and '.join(normalizers)}; only one of Unicode's own forms, such as "
+                         "NFC, is known here")
+    merges, made = read_merges(model["merges"], ordinary | {token["content"]: token["id"] for token in added})
+    normalizer = normalizers[0] if normalizers else None
+    special = read_added(added, ordinary, made, normalizer)
+    tokens = [word if word is None else word.encode() if word in special else unspell(word)
+              for word in words_by_id(ordinary | special)]
     return tokens, merges, special, read_split(spec.get("pre_tokenizer")), normalizer
