@@ -11,12 +11,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Model,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+)
+from transformers.activations import ACT2FN
 from transformers.utils import logging
 
 from tinygpt.gpt import GPT, GPTConfig
 from tinygpt.io import weights
-from tinygpt.io.checkpoints import config_from_json, load, save
+from tinygpt.io.checkpoints import FIXED, config_from_json, load, save, write_model
 from tinygpt.tales import tale, the_tokenizer
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 
@@ -536,7 +546,10 @@ def test_a_folder_that_is_not_there(tmp_path):
         load(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("variant", ["x/../../escaped", "../x", "a/b", "a\\b", "C:x", ".", "", "a.b", "a\n", "é", b"x", 7])
+NO_VARIANTS = ["x/../../escaped", "../x", "a/b", "a\\b", "C:x", ".", "", "a.b", "a\n", "é", b"x", 7]
+
+
+@pytest.mark.parametrize("variant", NO_VARIANTS)
 def test_a_variant_is_a_plain_name(tmp_path, variant):
     model = saved(tmp_path / "here", "modern", variant="fp16-b_1")
     before = sorted(tmp_path.rglob("*"))
@@ -548,3 +561,160 @@ def test_a_variant_is_a_plain_name(tmp_path, variant):
         with pytest.raises(ValueError, match="variant=.* should be a plain name"):
             use()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def everything_in(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def by_transformers(folder):
+    qwen3().save_pretrained(folder)
+
+
+def in_parts(folder):
+    gpt2().save_pretrained(folder, max_shard_size="10KB")
+
+
+def a_variant(folder):
+    saved(folder, "modern")
+    qwen3().save_pretrained(folder, variant="fp16")
+
+
+def a_pickle(folder):
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def a_config(folder):
+    Qwen3Config().save_pretrained(folder)
+
+
+def damaged(folder):
+    (folder / "model.safetensors").write_bytes(b"damaged")
+
+
+@pytest.mark.parametrize("make", [by_transformers, in_parts, a_variant, a_pickle, a_config, damaged])
+def test_a_model_that_another_wrote_is_not_replaced(tmp_path, make):
+    make(tmp_path)
+    before = everything_in(tmp_path)
+    for variant in None, "best":
+        refused = rf"^{tmp_path} has a model that tinygpt did not write \(.*\w\.\w.*\): name"
+        with pytest.raises(ValueError, match=refused):
+            saved(tmp_path, "modern", variant=variant)
+        assert everything_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("file", ["state/00000010.json", "train.yaml", "log.csv"])
+def test_only_a_run_writes_into_its_folder(tmp_path, file):
+    saved(tmp_path, "modern", variant="best")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("of a run")
+    before = everything_in(tmp_path)
+    with pytest.raises(ValueError, match=rf"the folder of a run \(it has {file.split('/')[0]}\): name another"):
+        saved(tmp_path, "modern")
+    assert everything_in(tmp_path) == before
+    write_model(tmp_path, GPT(SHAPES["modern"]))
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_what_tinygpt_wrote_is_replaced(tmp_path):
+    (tmp_path / "notes.txt").write_text("of a learner")
+    for shape in "modern", "gpt2", "modern":
+        for variant in None, "best":
+            model = saved(tmp_path, shape, variant=variant)
+            assert torch.equal(load(tmp_path, variant=variant)[0](some_ids(1024)), model(some_ids(1024)))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("make, config", [(Qwen3Model, qwen3), (GPT2Model, gpt2)], ids=["qwen3", "gpt2"])
+def test_a_model_without_a_head_has_that_of_its_embedding(tmp_path, make, config, tied):
+    theirs = shaken(make(config(tie_word_embeddings=tied).config))
+    theirs.save_pretrained(tmp_path)
+    if tied:
+        same_logits(load(tmp_path)[0], AutoModelForCausalLM.from_pretrained(tmp_path))
+    else:
+        with pytest.raises(ValueError, match=r"lacks 'lm_head\.weight'"):
+            load(tmp_path)
+
+
+def test_activations_by_another_name_are_the_same():
+    x = torch.linspace(-30, 30, 100_001, dtype=torch.float64)
+    for name, field in ("qwen3", "hidden_act"), ("gpt2", "activation_function"):
+        first, *others = FIXED[name][field]
+        assert others
+        for other in others:
+            torch.testing.assert_close(ACT2FN[other](x), ACT2FN[first](x), rtol=1e-9, atol=1e-9)
+    assert (ACT2FN["gelu"](x) - ACT2FN["gelu_new"](x)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "make, field, name", [(qwen3, "hidden_act", "swish"), (gpt2, "activation_function", "gelu_fast")]
+)
+def test_a_model_with_another_name_of_its_activation(tmp_path, make, field, name):
+    theirs = make(**{field: name})
+    theirs.save_pretrained(tmp_path)
+    same_logits(load(tmp_path)[0], theirs)
+
+
+@pytest.mark.parametrize("size", ["10KB", "1GB"])
+def test_a_variant_of_transformers_in_parts(tmp_path, size):
+    theirs = qwen3()
+    theirs.save_pretrained(tmp_path, variant="fp16", max_shard_size=size)
+    assert len(list(tmp_path.glob("model.fp16*.safetensors"))) > (size == "10KB")
+    same_logits(load(tmp_path, variant="fp16")[0], theirs)
+    with pytest.raises(FileNotFoundError, match=r"no file model\.safetensors in"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["{}", "[" * 1000, "link", "fifo", "large"])
+def test_a_model_is_loaded_without_a_tokenizer_that_cannot_be_read(tmp_path, damage):
+    model, path = saved(tmp_path, "modern"), tmp_path / "tokenizer.json"
+    if damage == "link":
+        path.symlink_to("gone.json")
+    elif damage == "large":
+        BPETokenizer.train(STORIES, 1100).save(tmp_path)
+    else:
+        path.write_text(damage)
+    if damage == "fifo":
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises((ValueError, OSError), match=r"; to load the model alone, load\(\.\.\., tokenizer=False\)$"):
+        load(tmp_path)
+    back, tok = load(tmp_path, tokenizer=False)
+    assert tok is None and torch.equal(back(some_ids(1024)), model(some_ids(1024)))
+
+
+STORIES = "".join(map(tale, range(60)))
+
+
+LOOKED_FOR = "tokenizer.json vocab.json merges.txt config.json model.safetensors model.safetensors.index.json".split()
+
+
+@pytest.mark.parametrize("file", LOOKED_FOR)
+def test_a_link_to_nothing_is_no_missing_file(tmp_path, file, small_gpt2):
+    saved(tmp_path, "modern")
+    for name in "vocab.json", "merges.txt":
+        shutil.copy(small_gpt2 / name, tmp_path)
+    path = tmp_path / file
+    path.unlink(missing_ok=True)
+    if "index" in file:
+        (tmp_path / "model.safetensors").unlink()
+    path.symlink_to("../gone")
+    with pytest.raises(FileNotFoundError, match=f"{re.escape(str(path))} is a link to ../gone, which is not there"):
+        load(tmp_path)
+
+
+@pytest.fixture
+def small_gpt2(tmp_path_factory):
+    "A small vocab.json and merges.txt, in the form of GPT-2's."
+    tok, folder = BPETokenizer.train(tale(1), 300, ["<|endoftext|>"]), tmp_path_factory.mktemp("gpt2")
+    merges = [" ".join(tok.words[i] for i in pair) for pair in tok.merges]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(tok.words)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    return folder
+
+
+def test_a_small_tokenizer_in_the_form_of_gpt2(tmp_path, small_gpt2):
+    saved(tmp_path, "modern")
+    for name in "vocab.json", "merges.txt":
+        shutil.copy(small_gpt2 / name, tmp_path)
+    assert load(tmp_path)[1].encode(tale(1)) == BPETokenizer.train(tale(1), 299).encode(tale(1))

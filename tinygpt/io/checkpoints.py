@@ -17,6 +17,7 @@ from tinygpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 
 __all__ = ["load", "save"]
 
+RUN_FILES = ("state", "train.yaml", "log.csv")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHAPE_OF = {"qwen3": "modern", "gpt2": "gpt2"}  # the model types of config.json, and what we call their shapes
@@ -33,9 +34,10 @@ FIELDS = {  # the fields of GPTConfig, as config.json calls them
 DEFAULTS = {  # of what a config.json may leave out
     "qwen3": {"tie_word_embeddings": False, "attention_dropout": 0.0, "rms_norm_eps": 1e-6},
     "gpt2": {"tie_word_embeddings": True, "resid_pdrop": 0.1, "layer_norm_epsilon": 1e-5, "n_inner": None}}
+GELUS = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh", "gelu_accurate"]  # all by the same formula
 FIXED = {  # settings that must have one of these values, of which the first is the default
-    "qwen3": {"hidden_act": ["silu"], "attention_bias": [False], "use_sliding_window": [False]},
-    "gpt2": {"activation_function": ["gelu_new", "gelu_pytorch_tanh"], "scale_attn_weights": [True],
+    "qwen3": {"hidden_act": ["silu", "swish"], "attention_bias": [False], "use_sliding_window": [False]},
+    "gpt2": {"activation_function": GELUS, "scale_attn_weights": [True],
              "scale_attn_by_inverse_layer_idx": [False], "add_cross_attention": [False]}}
 GPT2_ALIASES = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
                 "max_position_embeddings": "n_positions"}
@@ -188,6 +190,10 @@ def save(
     variant: str | None = None,  # "best" writes model.best.safetensors, beside other weights of the same model
 ):
     "Write a model and its tokenizer; transformers opens them if the model has the shape of GPT-2 or Qwen3."
+    folder = Path(folder).expanduser()
+    if run := [name for name in RUN_FILES if (folder / name).exists()]:
+        raise ValueError(f"{folder} is the folder of a run (it has {run[0]}): name another folder")
+    weights.check_replaceable(folder)
     write_model(folder, model, tok, dtype, variant)
 
 def write_model(folder: str | Path, model: GPT, tok: Tokenizer | None = None, dtype: str | torch.dtype | None = None,
@@ -227,6 +233,7 @@ def load(
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
     variant: str | None = None,  # "best" reads model.best.safetensors
+    tokenizer: bool = True,  # False: the model alone, with None for its tokenizer
 ) -> tuple[GPT, Tokenizer | None]:
     "A model in evaluation mode, and its tokenizer, if there is one."
     guard.device(device)
@@ -237,8 +244,9 @@ def load(
     if weights.config_crc32(folder, file) not in (None, checksum(asdict(model.config))):
         raise ValueError(f"{folder / 'config.json'} is damaged, or was changed after {file} was written: get both again")
     wanted, tied = model.state_dict(), model.config.tied
-    prefix = "transformer." if model_type == "gpt2" and "wte.weight" in found else ""  # which the hub's GPT-2 lacks
     expected, embedding = to_hf(wanted, model_type), hf_name("embed.weight", model_type)
+    prefix, _, bare = embedding.partition(".")  # the hub's GPT-2 has its tensors without a prefix, as a Qwen3Model has
+    prefix = f"{prefix}." if bare in found else ""
     if repeated := tied and model_type is not None and "lm_head.weight" in found:  # in older files
         expected["lm_head.weight"] = expected[embedding]
     shapes = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in expected.items()}
@@ -247,16 +255,26 @@ def load(
     if repeated and not stored["lm_head.weight"].equal(stored[embedding]):
         wrong = "says that lm_head is the embedding, but in the weights they differ"
         raise ValueError(f"{folder / 'config.json'} {wrong}: set tie_word_embeddings to false there")
-    tok = load_tokenizer(folder)
-    check_tokenizer(model.config, tok)
+    tok = load_tokenizer_of(folder, model.config) if tokenizer else None
     model.load_state_dict(from_hf(stored, wanted, model_type), assign=True)
     return model.to(device).eval(), tok
 
+def load_tokenizer_of(folder: Path, config: GPTConfig) -> Tokenizer | None:
+    "The tokenizer of a model's folder, if it has one; an error says how to load the model without it."
+    try:
+        tok = load_tokenizer(folder)
+        check_tokenizer(config, tok)
+        return tok
+    except (ValueError, OSError) as error:
+        kind = next(kind for kind in (ValueError, FileNotFoundError, OSError) if isinstance(error, kind))
+        raise kind(f"{error}; to load the model alone, load(..., tokenizer=False)") from error
+
 def load_tokenizer(folder: Path) -> Tokenizer | None:
     "The tokenizer of a folder, if it has one: of characters, or of byte pairs."
-    if (path := folder / "tokenizer.json").exists():
+    if weights.is_there(path := folder / "tokenizer.json"):
         return read_json(path, lambda spec: tokenizer_files.from_json(
             CharTokenizer if spec["model"].get("type") == "WordLevel" else BPETokenizer, spec))
-    if (folder / "merges.txt").exists() and (folder / "vocab.json").exists():
-        return tokenizer_files.load_gpt2(BPETokenizer, folder / "vocab.json", folder / "merges.txt")
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    if weights.is_there(vocab) and weights.is_there(merges):
+        return tokenizer_files.load_gpt2(BPETokenizer, vocab, merges)
     return None

@@ -17,7 +17,7 @@ from tinygpt.io.downloads import hub_folder
 from tinygpt.io.text import near_names
 
 WEIGHTS = "model.safetensors"
-HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "vocab.json", "merges.txt"]
+HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index*.json", "tokenizer*.json", "vocab.json", "merges.txt"]
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NO_PICKLE = "a pickle, which can run any code, and so is never opened here: look for the same model as safetensors"
@@ -101,6 +101,23 @@ def config_crc32(folder: Path, file: str) -> str | None:
     with _open_weights(folder, file) as (_, stored):
         return next(((shard.metadata() or {}).get("config crc32") for _, shard in stored.values()), None)
 
+def check_replaceable(folder: Path):
+    "Raise ValueError if a folder has a model that tinygpt did not write, which leaves checksums in its weights."
+    files = sorted(os.listdir(folder)) if folder.is_dir() else []
+    ours = [file for file in files if file.endswith(".safetensors") and _has_checksums(folder / file)]
+    others = [file for file in files if file.endswith((".safetensors", *PICKLES)) and file not in ours]
+    if others or ("config.json" in files and not ours):
+        what = _listed(others or ["config.json"])
+        raise ValueError(f"{folder} has a model that tinygpt did not write ({what}): name another folder")
+
+def _has_checksums(path: Path) -> bool:
+    "Whether a safetensors file has checksums of its tensors."
+    try:
+        with open_regular(path) as file:
+            return any(key.startswith("crc32 ") for key in _read_header(file).get("__metadata__") or ())
+    except (ValueError, AttributeError, OSError):
+        return False
+
 def list_weights(folder: str | Path, file: str = WEIGHTS) -> dict[str, tuple[int, ...]]:
     "The names and shapes of a folder's tensors; no tensor is read."
     with _open_weights(Path(folder), file) as (_, stored):
@@ -121,8 +138,9 @@ def read_weights(folder: str | Path, shapes: dict[str, tuple[int, ...]], ignore:
 @contextmanager
 def _open_weights(folder: Path, file: str) -> Iterator[tuple[Path, Shards]]:
     "The file that lists a folder's tensors (the weights, or the index of sharded weights), and the tensors by name."
-    path, index = folder / file, folder / f"{file}.index.json"
-    if index.is_file() and not path.is_file():
+    path, (model, *variant, suffix) = folder / file, file.split(".")
+    index = folder / ".".join([model, suffix, "index", *variant, "json"])
+    if not is_there(path) and is_there(index):
         path, shards = index, read_json(index, lambda spec: _shards(folder, spec))
     else:
         _check_exists(path)
@@ -151,7 +169,7 @@ def _shards(folder: Path, spec: dict) -> dict[Path, set[str]]:
 def _open_shard(path: Path, stack: ExitStack) -> Shards:
     "The tensors of a safetensors file, which stays open until the stack is closed."
     with readable_errors(path):
-        with open(path, "rb") as raw:
+        with open_regular(path) as raw:
             _read_header(raw)
         try:  # pread: reading a mapped file that was truncated would kill the process
             file = stack.enter_context(safe_open(path, "pt", backend="pread"))
@@ -199,11 +217,15 @@ def _check_finite(tensor: Tensor, what: str):
         wrong = f"has numbers that are not finite as {tensor.dtype}"
         raise ValueError(f"{what} {wrong}: use an earlier checkpoint, or another dtype")
 
+def is_there(path: Path) -> bool:
+    "Whether a folder has something of this name; raise FileNotFoundError for a link to a file that is not there."
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which is not there: get the file again")
+    return path.exists()
+
 def _check_exists(path: Path):
     "Raise FileNotFoundError if a folder has no such file."
-    if path.is_symlink() and not path.is_file():
-        raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which is not there: get the file again")
-    if not path.is_file():
+    if not is_there(path):
         found = _listed(sorted(os.listdir(path.parent)) or ["nothing"])
         raise FileNotFoundError(f"there is no file {path.name} in {path.parent}, which holds {found}")
 
