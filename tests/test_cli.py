@@ -2,11 +2,14 @@
 
 import codecs
 import contextlib
+import errno
 import io
 import json
 import math
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +23,7 @@ import yaml
 
 from tinygpt.cli import COMMANDS, main
 from tinygpt.cli.bench import training_speed
+from tinygpt.cli.evaluate import eval_command
 from tinygpt.cli.settings import comments_of, config_file, read_settings, resolve, suggest
 from tinygpt.cli.tokenizer import make_tokenizer
 from tinygpt.cli.train import continue_lines
@@ -30,7 +34,7 @@ from tinygpt.io.corpus import corpus
 from tinygpt.io.log import Record, read_records
 from tinygpt.io.tokens import encode_corpus
 from tinygpt.presets import ASSETS, SIZES
-from tinygpt.show.progress import CONTROL
+from tinygpt.show.progress import CONTROL, one_line
 from tinygpt.tales import the_tokenizer
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 from tinygpt.training import TrainConfig, train
@@ -167,7 +171,7 @@ def test_version():
 
 def test_the_package_alone_does_not_load_the_parser():
     ask = (
-        "import sys, tinygpt; print([name for name in ('jsonargparse', 'yaml', 'tinygpt.cli') if name in sys.modules])"
+        "import sys, tinygpt; print([name for name in ('jsonargparse', 'tinygpt.cli') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True).stdout == "[]\n"
 
@@ -373,7 +377,7 @@ def by_hand(folder, text, variant=None):
 
 
 def test_eval_says_what_one_would_find_by_hand():
-    code, out, err = call("eval", "runs/sums", "--json")
+    code, out, err = call("eval", "runs/sums", "sums.txt", "--json")
     assert code == 0 and not err
     found = json.loads(out)
     nats, n = by_hand("runs/sums", corpus("sums.txt"))
@@ -384,10 +388,10 @@ def test_eval_says_what_one_would_find_by_hand():
     assert found["perplexity"] == pytest.approx(math.exp(nats / n), rel=1e-4)
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-5)
     assert found["floor"] is found["skills"] is None and found["run"] == "runs/sums"
-    best = json.loads(call("eval", "runs/sums", "--best", "--json")[1])
+    best = json.loads(call("eval", "runs/sums", "sums.txt", "--best", "--json")[1])
     nats, n = by_hand("runs/sums", corpus("sums.txt"), "best")
     assert best["loss"] == pytest.approx(nats / n, rel=1e-5)
-    code, out, err = process("eval", "runs/sums")
+    code, out, err = process("eval", "runs/sums", "sums.txt")
     assert code == 0 and not err and no_control(out)
     assert re.search(rf"^validation loss \(nats per token\) +{found['loss']:.3f}$", out, re.M)
     assert re.search(rf"^bits per byte +{found['bits_per_byte']:.3f}$", out, re.M)
@@ -488,7 +492,8 @@ def test_plot(tmp_path):
     code, out, err = process("plot", "runs/sums", tmp_path / "b", "--out", tmp_path / "new" / "both.png")
     assert code == 0 and not err and out == f"{tmp_path / 'new' / 'both.png'}\n"
     assert (tmp_path / "new" / "both.png").read_bytes().startswith(b"\x89PNG")
-    for log, said in ("step\nmany\n", "damaged"), ("step,loss\n", "not made a step"):
+    header = Path("runs/sums/log.csv").read_text().splitlines(keepends=True)[0]
+    for log, said in ("step\nmany\n", "damaged"), (header, "not made a step"):
         (tmp_path / "b" / "log.csv").write_text(log)
         code, _, err = call("plot", tmp_path / "b", "--out", tmp_path / "no.png")
         assert code == 1 and is_sentence(err) and said in err and not (tmp_path / "no.png").exists()
@@ -554,7 +559,7 @@ BAD = {  # words, exit code, what is said
     "word for a number": ("train --train.lr fast", 2, "train.lr='fast' should be a number"),
     "word for yes or no": ("train --model.tied perhaps", 2, "should be true or false"),
     "no value": ("train --train.steps", 2, "train.steps"),
-    "two texts": ("train a b", 2, "unknown option b"),
+    "two texts": ("train a b", 2, "b is one word too many: put quotes around"),
     "heads": ("train --config small.yaml --model.n_head 3", 2, "n_embd=16 .* n_head=3"),
     "no layers": ("train --model.n_layer 0", 2, "n_layer=0"),
     "choice": ("train --model.norm bath", 2, "norm='bath'"),
@@ -624,7 +629,7 @@ def test_one_sentence_and_the_right_code(name, litter, monkeypatch):
     got, out, err = call(*words.split())
     assert is_sentence(err), err
     assert got == code and re.search(said, err), (got, err)
-    assert no_control(out) and not Path("new").exists()
+    assert no_control(out) and {path.name for path in Path("new").rglob("*")} <= {".lock"}
 
 
 @pytest.mark.parametrize(
@@ -651,7 +656,11 @@ def test_as_a_process_too(words, litter):
         b"train: {": "wrong",
         b"\xff\xfe": "wrong",
         b"a: !!python/object/apply:os.system [ls]": "wrong",
-        b"x: &a [*a]": "wrong",
+        b"x: &a [*a]": "anchors",
+        b"vocab_size: 270\nvocab_size: 280": "'vocab_size' more than once",
+        b"train: {steps: 1, steps: 2}": "'steps' more than once",
+        b"[" * 50_000: "nested too deeply",
+        b"train: {checkpointing: 7}": "checkpointing='7' should be true or false",
         b"text: [1]\ntrain: {steps: 1}": "text",
         b"train: {steps: 1, minutes: 2}": "steps=1 and minutes=2",
         b"model: {vocab_size: 5}": "vocab_size",
@@ -662,6 +671,202 @@ def test_files_that_are_no_settings(content, said, tmp_path):
     (tmp_path / "wrong.yaml").write_bytes(content)
     code, out, err = call("train", "--config", tmp_path / "wrong.yaml")
     assert code == 2 and is_sentence(err) and re.search(said, err) and not out, err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_hostile_settings_cost_neither_time_nor_memory(tmp_path):
+    names = "abcdefghij"
+    bomb = f"{names[0]}: &{names[0]} [{', '.join('x' * 9)}]\n"
+    bomb += "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip(names, names[1:]))
+    contents = {"bomb": bomb, "deep": "[" * 50_000, "tables": "{a: " * 20_000, "large": "a: b\n" * 10**6}
+    os.mkfifo(tmp_path / "pipe.yaml")
+    runs = {}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+        runs[name] = tmp_path / f"run-{name}"
+        runs[name].mkdir()
+        (runs[name] / "command.yaml").write_text(content)
+    files = [*(f"{tmp_path}/{name}.yaml" for name in (*contents, "pipe")), "/dev/zero"]
+    words = [["train", "--config", file] for file in files] + [["eval", str(run)] for run in runs.values()]
+    words += [["train", "--resume", "--out", str(run)] for run in runs.values()]
+    script = f"""
+import resource
+from tinygpt.cli import main
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+for words in {words}:
+    assert main(words) in (1, 2), words
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1 << 20  # kilobytes
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == len(words), done.stderr
+    assert all(map(is_sentence, done.stderr.splitlines(keepends=True)))
+
+
+def own_run(folder, text):
+    """A folder with the run of the fixture, whose settings name another text."""
+    shutil.copytree("runs/sums", folder)
+    settings = yaml.safe_load((folder / "command.yaml").read_text()) | {"text": str(text)}
+    (folder / "command.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def test_what_a_run_names_is_not_opened_because_it_says_so(tmp_path, monkeypatch):
+    def opened(name):
+        raise AssertionError(f"{name} was opened")
+
+    for name, text in ("a", "/etc/passwd"), ("b", "/dev/zero"), ("c", "tinystories"), ("d", Path("sums.txt").resolve()):
+        run = own_run(tmp_path / name, text)
+        with monkeypatch.context() as patch:
+            patch.setattr("tinygpt.corpus", opened)
+            patch.setattr("tinygpt.io.corpus.text_files", opened)
+            code, _, err = call("eval", run)
+            assert code == 1 and is_sentence(err)
+            assert call("plot", run, "--out", tmp_path / "p.png")[0] == 0
+        command = shlex.split(re.search("type (tinygpt eval .*)", err)[1])
+        assert command[2:] == [str(run), "sums.txt" if name == "d" else str(text)]
+    assert call(*command[1:])[0] == 0
+    code, out, _ = call("train", "--resume", "--out", run)
+    command = shlex.split(out.splitlines()[-1].partition(": ")[2])
+    assert command == ["tinygpt", "eval", str(run), "sums.txt"] and call(*command[1:])[0] == 0
+
+
+def test_the_command_that_evaluates_a_run_can_be_typed():
+    assert eval_command("runs/tales", "tales") == "tinygpt eval runs/tales"
+    assert eval_command("a run", "tinystories") == "tinygpt eval 'a run' tinystories"
+    assert eval_command("run", "/a $b/c.txt") == "tinygpt eval run '/a $b/c.txt'"
+    assert eval_command("-run", os.path.abspath("-dash.txt")) == "tinygpt eval ./-run ./-dash.txt"
+
+
+EVIL = "\x1b]0;owned\x07\x1b[31m\x9b2J\u202e\u2066\r\b"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="not the names of files there")
+def test_control_characters_of_files_do_not_reach_the_terminal(tmp_path):
+    text, folder = tmp_path / f"a{EVIL}.txt", tmp_path / f"r{EVIL}"
+    text.write_text(TEXT)
+    quoted = json.dumps(EVIL)
+    settings = {"key": f"model: {{{quoted}: 1}}", "value": f"model: {{norm: {quoted}}}", "top": f"{quoted}: {quoted}"}
+    settings |= {"number": f"train: {{steps: {quoted}}}", "text": f"text: {quoted}\ntrain: {{steps: 1}}"}
+    for name, content in settings.items():
+        (tmp_path / f"{name}{EVIL}.yaml").write_text(content)
+    words = [["train", "--config", tmp_path / f"{name}{EVIL}.yaml"] for name in settings]
+    words += [["train", text, *SMALL, "--train.steps", 3, "--out", folder], ["train", "--resume", "--out", folder]]
+    words += [["eval", folder], ["eval", folder, text], ["plot", folder, "--out", folder / f"p{EVIL}.png"]]
+    words += [["tokenizer", "train", text, "--vocab_size", 280, "--out", f"{folder}-tok"]]
+    words += [["tokenizer", "encode", "a", "--tokenizer", f"{folder}-no"]]
+    words += [[f"tr{EVIL}"], ["train", f"--{EVIL}"]]
+    bad = own_run(tmp_path / "bad", EVIL)
+    for name, damage in {
+        "config.json": '{"model_type": "EVIL"}',
+        "tokenizer.json": '{"model": {"type": "BPE", "EVIL": 1}, "EVIL": "EVIL"}',
+        "log.csv": "EVIL,step\n1,2\n",
+        "train.yaml": "EVIL: EVIL\n",
+        "model.safetensors": "EVIL",
+    }.items():
+        run = own_run(tmp_path / f"bad-{name}", bad)
+        (run / name).write_text(damage.replace("EVIL", EVIL if name == "log.csv" else quoted[1:-1]))
+        words += [["eval", run, "sums.txt"], ["plot", run, "--out", tmp_path / "p.png"]]
+        words += [["train", "--resume", "--out", run], ["tokenizer", "encode", "a", "--tokenizer", run]]
+    said = [call(*each)[1:] for each in words]
+    assert "\ufffd" in said[0][1] and said[len(settings)][0]
+    assert not [found for found in said if CONTROL.search("".join(found)) or "\r" in "".join(found)]
+
+
+def test_a_terminal_is_shown_what_is_decoded_without_control_characters(tmp_path):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    BPETokenizer.train(EVIL, 257, [f"<{EVIL}>"]).save(tmp_path)
+    for kind in Terminal, io.TextIOWrapper:
+        out = kind(io.BytesIO(), "utf-8", newline="")
+        with contextlib.redirect_stdout(out):
+            assert main(["tokenizer", "decode", "256", "--tokenizer", str(tmp_path)]) == 0
+            out.flush()
+        shown = out.buffer.getvalue().decode()
+        assert shown == (f"<{CONTROL.sub(chr(0xFFFD), EVIL)}>\n" if kind is Terminal else f"<{EVIL}>")
+
+
+def test_a_long_message_keeps_its_beginning_and_its_end(tmp_path):
+    assert one_line("short\n and\tsweet") == "short and sweet"
+    assert len(one_line("begin " + "x" * 10**6 + " end")) < 520
+    assert re.fullmatch(r"begin x+ \.\.\. x+ end", one_line("begin " + "x" * 10**6 + " end"))
+    (tmp_path / "long.yaml").write_text(f"model: {{{'x' * 90_000}: {'y' * 9000}}}")
+    long = "x" * 10**5
+    for words in [long], ["train", long], ["train", "--config", tmp_path / "long.yaml"], ["eval", long], ["plot", long]:
+        code, _, err = call(*words)
+        assert code in (1, 2) and is_sentence(err) and len(err) < 520
+
+
+def test_a_text_that_the_output_cannot_print_ends_no_training(tmp_path):
+    (tmp_path / "é 好.txt").write_text("é好🙂 " * 900)
+    words = "train", tmp_path / "é 好.txt", *SMALL, "--train.steps", 3, "--samples", "--out", tmp_path / "é"
+    code, out, err = process(*words, env=os.environ | {"PYTHONIOENCODING": "ascii:strict"})
+    assert code == 0 and not err and out.isascii() and "done" in out
+
+
+# Advice
+
+
+def test_a_name_that_begins_with_a_dash():
+    Path("-dash.txt").write_text(TEXT)
+    code, _, err = call("train", "-dash.txt")
+    assert code == 2 and is_sentence(err) and "did you mean" not in err and "is written ./-dash.txt" in err
+    assert call("train", "./-dash.txt", *SMALL, "--train.steps", 1)[0] == 0
+    code, _, err = call("train", "sums.txt", "--out", "-x")
+    assert code == 2 and is_sentence(err) and "--out=-..." in err
+    code, _, err = call("train", "my", "book.txt")
+    assert code == 2 and is_sentence(err) and "book.txt is one word too many" in err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
+def test_too_little_memory_is_a_sentence_with_a_way_out(error, monkeypatch):
+    def greedy(*_):
+        raise error
+
+    monkeypatch.setattr("tinygpt.cli.evaluate.evaluate_model", greedy)
+    code, _, err = call("eval", "runs/sums", "sums.txt")
+    assert code == 1 and is_sentence(err) and "not enough memory" in err and "smaller model" in err
+
+
+def test_a_full_disk_names_the_file_and_what_to_do(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    for words in (
+        ["train", "sums.txt", *SMALL, "--train.steps", 3, "--out", tmp_path / "run"],
+        ["tokenizer", "train", "sums.txt", "--vocab_size", 280, "--out", tmp_path / "tok"],
+        ["plot", "runs/sums", "--out", tmp_path / "p.png"],
+    ):
+        code, _, err = call(*words)
+        assert code == 1 and err.startswith(f"tinygpt: {tmp_path}") and "free some space" in err, err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in (".lock", "command.yaml")]
+
+
+def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("TINYGPT_CACHE", str(tmp_path / "file"))
+    (tmp_path / "new.txt").write_text(TEXT + "new")
+    code, _, err = call("train", tmp_path / "new.txt", *SMALL, "--train.steps", 3, "--out", tmp_path / "run")
+    assert code == 1 and is_sentence(err) and f"{tmp_path / 'file'} cannot be written" in err and "TINYGPT_CACHE" in err
+
+
+def test_a_plot_is_written_where_it_says(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for out, file in {
+        "folder": "folder/plot.png",
+        "new/": "new/plot.png",
+        "new/deep/x.svg": "new/deep/x.svg",
+        "a.PDF": "a.PDF",
+    }.items():
+        code, said, err = call("plot", "runs/sums", "--out", f"{tmp_path}/{out}")
+        assert (code, said, err) == (0, f"{tmp_path / file}\n", "") and (tmp_path / file).stat().st_size > 1000
+    before = {*tmp_path.rglob("*")}
+    for out, said in ("picture", "should end in .png"), ("picture.xyz", "xyz"):
+        code, _, err = call("plot", "runs/sums", "--out", tmp_path / out)
+        assert code in (1, 2) and is_sentence(err) and said in err
+    assert before == {*tmp_path.rglob("*")}
 
 
 def test_a_config_that_cannot_be_read(tmp_path):
@@ -686,4 +891,4 @@ def test_a_full_disk_behind_the_output():
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-m", "tinygpt", "tokenizer", "encode", "a text"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1 and is_sentence(done.stderr)
+    assert done.returncode == 1 and is_sentence(done.stderr) and "the output: No space left" in done.stderr

@@ -110,7 +110,7 @@ def parts():
 
 
 MISTAKES = {
-    "a path for a corpus": (lambda m, t, c, s: tg.train(m, t, "book.txt", s), r"a Corpus, not 'book.txt': give corpus\("),
+    "a path for a corpus": (lambda m, t, c, s: tg.train(m, t, "a.txt", s), r"a Corpus, not 'a.txt': give corpus\("),
     "a Path for a corpus": (lambda m, t, c, s: tg.train(m, t, Path("book.txt"), s), r"a Corpus, not .*book.txt"),
     "texts for a corpus": (lambda m, t, c, s: tg.train(m, t, ["a", "b"], s), r"a Corpus, not \['a', 'b'\]"),
     "a split for a corpus": (lambda m, t, c, s: tg.train(m, t, c.train, s), "a Corpus, not Seeded"),

@@ -164,7 +164,7 @@ def model_and_tokenizer(model, tok):
     if hasattr(model, "encode"):
         raise ValueError(f"expected a model, not a {type(model).__name__}: give the model before its tokenizer")
     if not hasattr(tok, "encode"):
-        raise ValueError(f"expected a tokenizer, not a {type(tok).__name__}: give the one that the model has learned from")
+        raise ValueError(f"expected a tokenizer, not a {type(tok).__name__}: give the one that the model learned from")
 
 def corpus(corpus):
     "Raise ValueError unless a text comes with its splits, and not as a path, a string or a list."

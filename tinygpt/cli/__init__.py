@@ -1,17 +1,21 @@
 """The command line: each command is a function in a file of its own; `main` finds it and calls it."""
 
+import errno
 import os
+import re
 import sys
 import warnings
 from contextlib import suppress
 import tinygpt
 from tinygpt.cli import bench, evaluate, plot, tokenizer, train
-from tinygpt.engine.interrupts import raise_interrupt, say_stopped
 from tinygpt.cli.settings import UsageError, add_arguments, add_settings, new_parser, parse, suggest
+from tinygpt.engine.interrupts import raise_interrupt, say_stopped
+from tinygpt.show.progress import one_line
 
 TOKENIZER = {"train": tokenizer.train, "encode": tokenizer.encode, "decode": tokenizer.decode}
 COMMANDS = {"train": train.train, "eval": evaluate.evaluate, "tokenizer": TOKENIZER, "bench": bench.bench,
             "plot": plot.plot}
+NO_MEMORY = re.compile("allocate memory|out of memory|Storage size calculation overflow")  # how PyTorch says it
 ABOUT = {"tinygpt": "Build a GPT, train it, and evaluate it.", "tokenizer": "Train a tokenizer, or use one."}
 
 def help_of(path: str, group: dict) -> str:
@@ -44,8 +48,19 @@ def run_command(words: list[str]) -> int | None:
 
 def fail(code: int, message: object) -> int:
     "Print a message as one line on stderr; returns the exit code."
-    print(f"tinygpt: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"tinygpt: {one_line(message)}", file=sys.stderr)
     return code
+
+def reason(error: Exception) -> str:
+    "What went wrong, and what to do."
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        return "there is not enough memory: take a smaller model, fewer or shorter rows in a batch, or less text"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed: pip install {error.name}"
+    if isinstance(error, OSError) and error.errno:
+        advice = ": free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{error.filename or 'the output'}: {error.strerror}{advice}"  # without a name it was not a file
+    return str(error) or type(error).__name__
 
 def outcome(words: list[str]) -> int:
     "Run a command line; returns the exit code, after a sentence on stderr where something is wrong."
@@ -58,12 +73,8 @@ def outcome(words: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output left: nothing is to be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        return fail(1, f"{error.filename}: {error.strerror}" if error.filename else error)
-    except ModuleNotFoundError as error:
-        return fail(1, f"{error.name} is not installed: pip install {error.name}")
-    except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
-        return fail(1, str(error) or type(error).__name__)
+    except (OSError, ModuleNotFoundError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        return fail(1, reason(error))
 
 def main(words: list[str] | None = None) -> int:
     "Run a command line, by default that of the process; returns the exit code."

@@ -1,13 +1,18 @@
 """tinygpt eval: measure a model on text that it was not trained on."""
 
+import os
+import shlex
 from collections.abc import Iterable, Sequence
 from json import dumps
 from pathlib import Path
 from tqdm import tqdm
 import tinygpt as tg
 from tinygpt.cli.settings import Device, UsageError, pick_device, settings_of_run
+from tinygpt.show.progress import printable
 from tinygpt.training import validate
 from tinygpt.world.judging import floor_of
+
+SAFE = ("tales", "chats", "shakespeare")  # corpora that are read because a run, perhaps a stranger's, names them
 
 def evaluate_model(model: tg.GPT, tok, text: tg.Corpus) -> dict:
     "All that is measured on the validation split of a text."
@@ -34,9 +39,23 @@ def print_table(rows: Iterable[Sequence[str]]):
         cells = [value.rjust(width) for value, width in zip(values, widths[1:])]
         print("  ".join([name.ljust(widths[0]), *cells]).rstrip())
 
+def eval_command(run: str | Path, text: str) -> str:
+    "The command line that evaluates a run on its text, which is named unless `eval` reads it unasked."
+    short = os.path.relpath(text) if Path(text).is_relative_to(Path.cwd()) else text
+    words = [str(run), *([] if text in SAFE else [short])]
+    return shlex.join(["tinygpt", "eval", *(f"./{word}" if word.startswith("-") else word for word in words)])
+
+def text_of_run(run: str) -> str:
+    "The corpus that a run was trained on; raises ValueError if that is no safe one, and the user has to name it."
+    text = settings_of_run(Path(run).expanduser())["text"]
+    if text not in SAFE:
+        raise ValueError("this run was trained on a text that is read only if you name it: type "
+                         + eval_command(run, text))
+    return text
+
 def evaluate(
     run: str,  # the folder of a run, or any other model
-    text: str | None = None,  # its validation split is read (default: the text of the run)
+    text: str | None = None,  # its validation split is read (default: that of the run: tales, chats or shakespeare)
     *,
     best: bool = False,  # the weights with the least validation loss, not the last
     json: bool = False,  # print one JSON object
@@ -46,7 +65,7 @@ def evaluate(
     folder, device = Path(run).expanduser(), pick_device(device)
     if not text and not folder.is_dir():
         raise UsageError(f"{run} is not the folder of a run: to evaluate another model, give a TEXT")
-    text = text or settings_of_run(folder)["text"]
+    text = text or text_of_run(run)
     corpus = tg.corpus(text)
     model, tok = tg.load(folder if folder.is_dir() else run, device=device, variant="best" if best else None)
     if tok is None:
@@ -54,7 +73,7 @@ def evaluate(
     found = evaluate_model(model, tok, corpus)
     if json:
         return print(dumps({"run": run, "text": text} | found))
-    print(f"{run} on {corpus.name}, {found['tokens']:,} tokens for validation")
+    print(f"{printable(run)} on {printable(corpus.name)}, {found['tokens']:,} tokens for validation")
     rows = {"validation loss (nats per token)": found["loss"], "perplexity": found["perplexity"],
             "bits per byte": found["bits_per_byte"]}
     if found["floor"] is not None:

@@ -1,11 +1,14 @@
 """tinygpt plot: draw the losses of runs."""
 
+import os
 from pathlib import Path
 import tinygpt as tg
-from tinygpt.cli.settings import COMMAND_FILE, settings_of_run
-from tinygpt.io.reading import readable_errors
+from tinygpt.cli.settings import COMMAND_FILE, UsageError, settings_of_run
+from tinygpt.io.atomic import atomic_write
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.io.log import read_records
+from tinygpt.io.reading import read_bytes
+from tinygpt.show.progress import printable
 from tinygpt.show.training import training_plot
 from tinygpt.world.judging import floor_of
 
@@ -14,29 +17,32 @@ def common_floor(folders: list[Path]) -> float | None:
     if not all((folder / name).is_file() for folder in folders for name in (COMMAND_FILE, "tokenizer.json")):
         return None
     texts = {settings_of_run(folder)["text"] for folder in folders}
-    tokenizers = {(folder / "tokenizer.json").read_bytes() for folder in folders}
-    if len(texts) > 1 or len(tokenizers) > 1:
+    tokenizers = {read_bytes(folder / "tokenizer.json") for folder in folders}
+    if len(texts) > 1 or len(tokenizers) > 1 or not texts <= {"tales", "chats"}:  # no other text has a known floor
         return None
     return floor_of(tg.corpus(texts.pop()), load_tokenizer(folders[0]))
 
 def plot(
     runs: list[str],  # folders of runs
     *,
-    out: str = "plot.png",  # a PNG, SVG or PDF file
+    out: str = "plot.png",  # a PNG, SVG or PDF file, or a folder for plot.png
 ):
     "Draw the losses of runs into one picture."
     import matplotlib.style
     matplotlib.use("Agg")  # opens no window
     folders, logs, file = [Path(name).expanduser() for name in runs], {}, Path(out).expanduser()
+    if file.is_dir() or out.endswith(os.sep):
+        file = file / "plot.png"
+    if not file.suffix:
+        raise UsageError(f"--out {out} should end in .png, .svg or .pdf, or name a folder that exists")
     for name, folder in zip(runs, folders):
         if not (folder / "log.csv").is_file():
             raise ValueError(f"{name} is not the folder of a run: it has no log.csv")
-        with readable_errors(folder / "log.csv"):
-            logs[name] = read_records(folder)
+        logs[name] = read_records(folder)
         if not logs[name]:
             raise ValueError(f"the run in {name} has not made a step yet")
     with matplotlib.style.context("tinygpt.assets.course"):
         fig = training_plot(logs, common_floor(folders))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fig.savefig(file, bbox_inches="tight")
-    print(out)
+        with atomic_write(file) as draft:
+            fig.savefig(draft, bbox_inches="tight", format=file.suffix[1:])
+    print(printable(file))

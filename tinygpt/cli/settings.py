@@ -15,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from tinygpt import GPTConfig, TrainConfig, presets
 from tinygpt.gpt import SHAPES
 from tinygpt.io.corpus import CORPORA
+from tinygpt.io.reading import parse_yaml, read_bytes
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
 Device = Literal["auto", "cpu", "cuda"]
@@ -61,8 +62,7 @@ def parse(parser: ArgumentParser, words: list[str]) -> dict:
     try:
         return parser.parse_args(words, defaults=False).as_dict()
     except ArgumentError as error:
-        names = [(action.option_strings or [action.dest])[-1] for action in parser._actions]
-        raise UsageError(explain(str(error), names)) from None
+        raise UsageError(explain(str(error), parser._option_string_actions)) from None
 
 def suggest(word: str, names: Iterable[str]) -> str:
     "The name that may have been meant, as a question; empty if none is similar."
@@ -72,13 +72,18 @@ def suggest(word: str, names: Iterable[str]) -> str:
     best = best or difflib.get_close_matches(word, ends, 1)
     return f"; did you mean {best[0]}?" if best else ""
 
-def explain(message: str, names: list[str]) -> str:
+def explain(message: str, names: Iterable[str]) -> str:
     "A message of jsonargparse as one plain sentence."
     if wrong := re.search(r'Parser key "(.+?)".*(?:Given value|Got value): (.*)', message, re.DOTALL):
         kind = re.search(r"<class '(\w+)'>", message)
         return f"{wrong[1]}={wrong[2]!r:.60} should be {KINDS[kind[1]] if kind else 'something else'}"
+    if wrong := re.search(r"unrecognized arguments: ([^-].*)", message):
+        return f"{wrong[1]} is one word too many: put quotes around a name with spaces"
     if wrong := re.search(r"(?:unrecognized arguments: |ption ')([^\s=']+)", message):
-        return f"unknown option {wrong[1]}{suggest(wrong[1], names)}"
+        meant = "" if os.path.exists(wrong[1]) else suggest(wrong[1], names)
+        return f"unknown option {wrong[1]}{meant or f'; a name that begins with - is written ./{wrong[1]}'}"
+    if wrong := re.search(r"argument (-\S+): expected (?:one|at least one) argument", message):
+        return f"{wrong[1]} needs a value after it; one that begins with - is written {wrong[1]}=-..."
     if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
         return message + suggest(wrong[1], re.findall(r"'(.*?)'", wrong[2]))
     return message
@@ -121,8 +126,9 @@ def read_settings(path: Path) -> dict:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--text", type=str)
     add_settings(parser)
+    raw = read_bytes(path)
     try:
-        settings = parser.parse_string(path.read_text(encoding="utf-8"), defaults=False).as_dict()
+        settings = parser.parse_object(parse_yaml(raw), defaults=False).as_dict()
     except (ArgumentError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = explain(str(error), [action.dest for action in parser._actions])
         if "Unexpected config" in reason or not isinstance(error, ArgumentError | ValueError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import tinygpt as tg
 from tinygpt.cli.settings import UsageError
 from tinygpt.io.checkpoints import load_tokenizer
+from tinygpt.show.progress import printable
 from tinygpt.tokenizer import Tokenizer
 
 def make_tokenizer(kind: str, vocab_size: int = 1024, text: tg.Corpus | None = None) -> Tokenizer:
@@ -49,7 +50,7 @@ def train(
         raise ValueError(f"{out} has a tokenizer already: name another folder")
     tok = make_tokenizer("bpe", vocab_size, tg.corpus(text))
     tok.save(Path(out).expanduser())
-    print(f"{out}: {tok.vocab_size:,} tokens")
+    print(f"{printable(out)}: {tok.vocab_size:,} tokens")
 
 def encode(
     text: str | None = None,  # without it, stdin is read
@@ -72,7 +73,7 @@ def decode(
     words = ids or "".join(read_stdin()).split()
     if wrong := [word for word in words if not re.fullmatch("[0-9]{1,18}", word)]:
         raise ValueError(f"{wrong[0]!r:.40} is not a token id: ids are whole numbers, with spaces between")
+    if sys.stdout.isatty():
+        return print(printable(tok.decode(map(int, words))))
     sys.stdout.buffer.write(tok.decode_bytes(map(int, words)))  # not always whole characters
     sys.stdout.buffer.flush()
-    if sys.stdout.isatty():
-        print()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 import tinygpt as tg
+from tinygpt.cli.evaluate import eval_command
 from tinygpt.cli.settings import (COMMAND_FILE, Device, config_file, model_config, pick_device, read_settings, resolve,
                                   settings_of_run)
 from tinygpt.cli.tokenizer import make_tokenizer
@@ -15,7 +16,7 @@ from tinygpt.io.atomic import atomic_write
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.io.runs import RunLock, check_new, has_checkpoint
 from tinygpt.sample import continue_text
-from tinygpt.show.progress import printable, show_samples, to_tensorboard, to_wandb
+from tinygpt.show.progress import one_line, printable, show_samples, to_tensorboard, to_wandb
 
 def run_settings(typed: dict, config: str | None, out: str | None, resume: bool) -> tuple[dict, Path]:
     "The settings of a run, and its folder; raises ValueError if the run in this folder has others."
@@ -45,7 +46,7 @@ def continue_lines(model: tg.GPT, tok, start: list[int], max_new_tokens: int = 2
                 if ids := start + tok.encode(line):
                     print(printable(continue_text(model, tok, ids, max_new_tokens, seed)) + "\n", flush=True)
             except ValueError as error:
-                print(f"tinygpt: {error}", file=sys.stderr)
+                print(f"tinygpt: {one_line(error)}", file=sys.stderr)
     if typed:
         print()  # Ctrl-D leaves the line open
 
@@ -85,7 +86,7 @@ def train(
         if settings["prime"]:
             tg.prime(model)
         model.to(device)
-        print(f"{folder}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, on {device}")
+        print(f"{printable(folder)}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, on {device}")
         special_tokens = getattr(tok, "special_tokens", {})
         start = [special_tokens["<|end|>"]] if corpus.train.whole_documents and "<|end|>" in special_tokens else []
         consumers = [show_samples(model, tok, start or tok.encode(next(iter(corpus.val))[:20]))] if samples else []
@@ -93,8 +94,8 @@ def train(
         consumers += [to_wandb(project="tinygpt", name=folder.name, dir=str(folder))] if wandb else []
         last = tg.train(model, tok, corpus, plan, lock, resume, consumers)[-1]
     if last.step < last.steps:
-        print(f"or in a terminal: tinygpt train --resume --out {shlex.quote(str(folder))}")
+        print(f"or in a terminal: tinygpt train --resume --out {printable(shlex.quote(str(folder)))}")
         return 130
-    print(f"done; to evaluate the model: tinygpt eval {shlex.quote(str(folder))}")
+    print(f"done; to evaluate the model: {printable(eval_command(folder, settings['text']))}")
     if write:
         continue_lines(model, tok, start)

@@ -10,8 +10,8 @@ _said: list[int] = []  # not empty once the line is written
 
 def take_signals(handler: Callable) -> dict:
     "Let a function handle Ctrl-C and SIGTERM, unless they are ignored; returns the handlers of before, by signal."
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    return {number: signal.signal(number, handler) for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    taken = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+    return {number: signal.signal(number, handler) for number in taken}
 
 def say_stopped() -> int:
     "Write the one line, the first time; returns the exit code."

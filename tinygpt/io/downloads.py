@@ -19,6 +19,17 @@ def cache_folder() -> Path:
     "Where downloads are kept: the folder that TINYGPT_CACHE names, or else the user's own cache."
     return Path(os.environ.get("TINYGPT_CACHE") or user_cache_dir("tinygpt")).expanduser()
 
+@contextmanager
+def writable_cache() -> Iterator[None]:
+    "Say in one sentence that the cache cannot be written, and what to do."
+    try:
+        yield
+    except OSError as error:
+        if not str(error.filename).startswith(str(cache_folder())):
+            raise
+        raise OSError(f"{cache_folder()} cannot be written ({error.strerror}): name another folder in TINYGPT_CACHE, "
+                      "or free some space there") from None
+
 def shakespeare() -> Path:
     "The 1.1 MB of tinyshakespeare, downloaded once."
     return download(SHAKESPEARE, SHAKESPEARE_SHA256, "tinyshakespeare.txt")

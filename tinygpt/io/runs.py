@@ -238,4 +238,5 @@ def catch_interrupt() -> Iterator[list]:
     finally:
         give_back()
     if signal.SIGTERM in caught and before[signal.SIGTERM] is signal.SIG_DFL:
+        print(end="", flush=True)
         signal.raise_signal(signal.SIGTERM)  # the process was to end, and all is kept now

@@ -13,7 +13,7 @@ from tinygpt.engine.cores import on_all_cores
 from tinygpt.engine.splitting import as_texts, batches, pieces, special_pattern
 from tinygpt.io.atomic import atomic_write
 from tinygpt.io.corpus import Documents
-from tinygpt.io.downloads import cache_folder
+from tinygpt.io.downloads import cache_folder, writable_cache
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 
 __all__ = ["Tokens", "encode_corpus"]
@@ -136,5 +136,6 @@ def encode_corpus(split: Documents, tok, folder: str | Path | None = None) -> To
         dtype = np.uint16 if tok.vocab_size <= 1 << 16 else np.uint32
         work = partial(encode_portion, encode=partial(tok.encode, **options), end=end, dtype=dtype)
         portions = batches(cut_documents(split, tok), MEGABYTE)
-        write_tokens(path, on_all_cores(work, portions), end, dtype)
+        with writable_cache():
+            write_tokens(path, on_all_cores(work, portions), end, dtype)
     return Tokens(path, tok.vocab_size, split.whole_documents)

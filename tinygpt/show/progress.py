@@ -91,11 +91,17 @@ class LivePlot:
                 show(training_plot({"this run": self.records}, **self.plot), alt, self.handle)
             self.drawn = perf_counter()
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-def printable(text: str) -> str:
-    "The text, with a replacement character for each control character that a terminal would obey."
-    return CONTROL.sub("\ufffd", text)
+def printable(text: object) -> str:
+    "The text, with a replacement for each control character that a terminal would obey, and for what stdout lacks."
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return CONTROL.sub("\ufffd", str(text)).encode(encoding, "replace").decode(encoding)
+
+def one_line(message: object, most: int = 500) -> str:
+    "A message in one line without control characters; of a long one, the middle is left out."
+    line = printable(" ".join(str(message).split()))
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
 
 def show_samples(model: GPT, tok, ids: Sequence[int], n: int = 60) -> Callable[[Record], None]:
     "A consumer that prints a continuation of these tokens after each evaluation."

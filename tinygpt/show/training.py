@@ -45,6 +45,8 @@ def draw_losses(ax, logs: dict[str, Sequence[Record]]):
 def draw_skills(ax, records: Sequence[Record]):
     "A row for each skill, darker as its accuracy rises from chance to 100 %."
     evaluated = [record for record in records if record.skills]
+    if len({frozenset(record.skills) for record in evaluated}) > 1:
+        raise ValueError("the records of this run name different skills, so its log is damaged")
     rows = {name: [record.skills[name] for record in evaluated] for name in evaluated[-1].skills}
     rows["valid tales"] = [record.valid_fraction or 0.0 for record in evaluated]
     edges = [0, *(record.step for record in evaluated)]
