@@ -1,5 +1,6 @@
 """Chapter 03: every batch against a plain account of what it should hold, and token files against every mishap."""
 
+import contextlib
 import gzip
 import importlib.util
 import json
@@ -385,6 +386,83 @@ def test_jobs_are_taken_as_they_are_needed(monkeypatch):
     done = cores.on_all_cores(lambda job: -job, (taken.append(i) or i for i in range(1000)))
     assert [next(done) for _ in range(10)] == [-i for i in range(10)] and len(taken) < 30
     done.close()
+
+
+BUSY = """
+import os, sys, time
+from tinygpt.engine import cores
+os.cpu_count = lambda: 2
+def work(job):
+    if job == 2: print("busy", flush=True)
+    if job >= 2: time.sleep(600)
+try:
+    done = cores.on_all_cores(work, range(1000))
+    next(done), next(done)
+    {then}
+except (KeyboardInterrupt, ZeroDivisionError):
+    print("stopped")
+    del done
+print("over", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "then, number, says",
+    [
+        ("next(done)", "SIGINT", ["stopped", "over"]),
+        ("1 / 0", None, ["stopped", "over"]),
+        ("done.close()", None, ["over"]),
+        ("os._exit(0)", None, []),
+        ("next(done)", "SIGKILL", []),
+    ],
+    ids=["Ctrl-C", "error", "closed", "left", "killed"],
+)
+def test_busy_workers_end_with_the_work_or_with_their_parent(then, number, says):
+    need("fork" in multiprocessing.get_all_start_methods(), "fork")
+    command = [sys.executable, "-c", BUSY.format(then=then)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout.readline() == "busy\n"
+        if number == "SIGINT":
+            os.killpg(process.pid, signal.SIGINT)
+        elif number:
+            process.kill()
+        said, errors = process.communicate(timeout=60)  # until no process holds them open
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert said.split() == says and not errors
+
+
+INTERRUPTED = """
+import os, random, signal, sys, threading, time
+from tinygpt.engine import cores, interrupts
+os.cpu_count = lambda: 3
+def interrupt():
+    time.sleep(random.random() / 20)
+    os.killpg(0, signal.SIGINT)
+random.seed(0)
+for turn in range(40):
+    with interrupts.raise_interrupt():
+        try:
+            threading.Thread(target=interrupt).start()
+            while True: list(cores.on_all_cores(abs, range(5)))
+        except KeyboardInterrupt:
+            print(turn, flush=True)
+"""
+
+
+def test_ctrl_c_prints_nothing_in_workers_that_are_just_starting():
+    need("fork" in multiprocessing.get_all_start_methods(), "fork")
+    command = [sys.executable, "-c", INTERRUPTED]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    said, errors = process.communicate(timeout=120)
+    # where Python ignores an interrupt, as while it forks, the commands end at once
+    assert errors == "tinygpt: stopped\n" if process.returncode == 130 else said.split()[-1] == "39" and not errors
 
 
 def encode_in_daemon(folder, queue):

@@ -2,15 +2,28 @@
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, islice
+from multiprocessing.connection import Connection, wait
 
-def _start(work: Callable):
-    "Tell a new process what to do with each job."
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+def _start(work: Callable, end: Connection, others: Connection):
+    "Tell a new process what to do with each job, and to end when `end` has something to read or its writer is gone."
     global _work
     _work = work
+    others.close()  # the writer's copy in this process
+    def watch():
+        wait([end])
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to all processes, but is for their parent
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 def _run(job):
     return _work(job)
@@ -25,10 +38,20 @@ def on_all_cores(work: Callable, jobs: Iterable, enough: int = 4) -> Iterator:
         yield from map(work, chain(first, jobs))
         return
     fork = multiprocessing.get_context("fork")  # so that `work` need not be pickled
-    with ProcessPoolExecutor(cores, fork, initializer=_start, initargs=(work,)) as pool:
-        for job in chain(first, jobs):
-            running.append(pool.submit(_run, job))
-            if len(running) > 2 * cores:
+    end, writer = fork.Pipe(duplex=False)
+    with end, writer, ProcessPoolExecutor(cores, fork, initializer=_start, initargs=(work, end, writer)) as pool:
+        try:
+            signals = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the processes are prepared for them
+            try:
+                running.append(pool.submit(_run, first.pop(0)))  # this starts all processes
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+            for job in chain(first, jobs):
+                running.append(pool.submit(_run, job))
+                if len(running) > 2 * cores:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+        except BaseException:
+            writer.send_bytes(b"end")  # nobody waits for what is under way
+            raise
