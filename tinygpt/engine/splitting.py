@@ -25,7 +25,9 @@ O200K_SPLIT = (
 )
 KNOWN_SPLITS = {GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", ""), O200K_SPLIT}  # the third is Qwen's
 BATCH = 1 << 22  # characters that are counted at a time
+LONGEST = 5_000  # characters of a pattern
 PATIENCE = 10  # seconds for a pattern that is not known, besides one for 10,000 characters
+NOTHING = "\udfff"  # half a surrogate pair, which no text has: it is looked for faster than what can never match
 SAFE_CUT = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'])")  # (?r): search from the end
 
 # What `regex` and Oniguruma, by which the tokenizers library cuts, read alike. They differ in much else: \w, ^ and $,
@@ -35,10 +37,11 @@ SET = (r"\\[sd]|\\p\{(?:L[ultmo]?|M[nce]?|N[dlo]?|P[cdseifo]?|S[mcko]?|Z[slp]?|"
 CHAR = r"[^\\\[\]\-]|\\[!-/:-@\[-`{-~ rntfv]"
 CLASS = rf"\[\^?+-?(?:(?!&&)(?:{SET}|(?:{CHAR})(?:-(?:{CHAR}))?))+-?\]"
 ATOM = rf"{SET}|{CLASS}|\\P\{{L\}}|[^\\\[\](){{}}*+?|^$]|\\[!-/:-@\[-`{{-~ rntfvSD]"
-REPEAT = r"(?:(?:[*+?][+?]?|\{\d{1,3}(?:,\d{0,3})?\})(?![*+?{]))?"
+TIMES = r"[*+?][+?]?(?![*+?{])"
+REPEAT = rf"(?:{TIMES}|\{{\d{{1,3}}(?:,\d{{0,3}})?\}}(?![*+?{{]))?"
 LETTERS = r"\(\?i:(?![^)]*(?i:ss|st|ff|fl))(?:[a-hj-zA-HJ-Z'|]|\[[a-hj-zA-HJ-Z]+\])+\)"
 LOOK = rf"\(\?[=!](?:(?:{ATOM}|\|){REPEAT})+\)(?![*+?{{])"
-READ_ALIKE = regex.compile(rf"(?:{LOOK}|\(\?[:>]|\|{REPEAT}|(?:{LETTERS}|{ATOM}){REPEAT}|\)(?:(?<!\)\)){REPEAT})?)*+")
+READ_ALIKE = regex.compile(rf"(?:{LOOK}|\(\?[:>]|\||(?:{LETTERS}|{ATOM}){REPEAT}|\)(?:(?<!\)\)){TIMES})?)*+")
 
 def as_texts(source: str | Iterable[str]) -> Iterator[str]:
     "The one text, or each text of a corpus; half a surrogate pair (not a character) becomes U+FFFD."
@@ -61,17 +64,19 @@ def compile_split(pattern: str | None) -> Callable[[str], list[str]]:
     "A function that cuts a text into chunks, which, joined, are the text: what the pattern skips is a chunk, too."
     if pattern is None:
         return regex.compile(r"(?s:.+)").findall
-    try:
-        split, understood = regex.compile(pattern), READ_ALIKE.match(pattern).end()
-    except (regex.error, TypeError) as error:
-        raise ValueError(f"the pattern {pattern!r:.200} does not work: {error}") from None
-    if pattern in KNOWN_SPLITS:
-        return split.findall
-    if rest := pattern[understood:]:
+    if not isinstance(pattern, str) or len(pattern) > LONGEST:
+        raise ValueError(f"the pattern {pattern!r:.200} is not a text of up to {LONGEST:,} characters")
+    if rest := pattern[READ_ALIKE.match(pattern).end():]:
         raise ValueError(f"the pattern {pattern!r:.200} has {rest!r:.20}, which other programs read in another way: "
                          r"write it with (?:...), [...], \p{L}, \p{N}, \s, (?=...), (?!...), * + ? and {1,3}")
-    if regex.fullmatch(regex.sub(LOOK, "", pattern), ""):
+    try:
+        split, empty = regex.compile(pattern), regex.fullmatch(regex.sub(LOOK, "", pattern), "", timeout=PATIENCE)
+    except (regex.error, RecursionError, TimeoutError) as error:
+        raise ValueError(f"the pattern {pattern!r:.200} does not work: {error}") from None
+    if empty:
         raise ValueError(f"the pattern {pattern!r:.200} matches nothing")
+    if pattern in KNOWN_SPLITS:
+        return split.findall
     return partial(cut_by, regex.compile(rf"(?:{pattern})|(?s:.)+?(?=(?:{pattern})|\Z)"))
 
 def cut_by(split: regex.Pattern, text: str) -> list[str]:
@@ -107,7 +112,7 @@ class AddedTokens(dict):
 def any_of(names: Iterable[str]) -> regex.Pattern:
     "A pattern that finds these names, the longest first."
     names = sorted(names, key=lambda name: (-len(name), name))
-    return regex.compile(f"({'|'.join(map(regex.escape, names)) or '(?!)'})")  # (?!) never matches
+    return regex.compile(f"({'|'.join(map(regex.escape, names)) or NOTHING})")
 
 def last_cut(buffer: str, end: int, form: str | None, whole: set[int]) -> int:
     "Where the buffer can be cut, at the latest before `end` and not at a place in `whole`; 0 if nowhere."
@@ -126,7 +131,8 @@ def pieces(
 ) -> Iterator[str]:
     "Join the texts and cut them anew, lazily, but never through a chunk or a special token."
     longest = sum(len(finder.pattern) for finder in special)  # no special token is longer than the pattern of all
-    can_cut = pattern in KNOWN_SPLITS and not (form and special and special[1].pattern != any_of(()).pattern)
+    normalized = form and any(finder != any_of(()) for finder in special[1:])  # where they are, is not seen before
+    can_cut = pattern in KNOWN_SPLITS and not normalized
     buffer, enough = "", size
     for text in as_texts(texts):
         for start in range(0, len(text), size):
