@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from tinygpt.gpt import GPT, GPTConfig
-from tinygpt.io import runs
+from tinygpt.io import runs, tokenizer_files
 from tinygpt.io.atomic import atomic_write, remove_drafts
-from tinygpt.io.checkpoints import load, save
+from tinygpt.io.checkpoints import load, load_tokenizer, save
 from tinygpt.io.corpus import corpus
 from tinygpt.io.log import read_records
 from tinygpt.io.runs import RunLock, newest_note, read_log, read_note
-from tinygpt.tokenizer import CharTokenizer
+from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 from tinygpt.training import TrainConfig, train
 
 TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))
@@ -335,3 +335,38 @@ def test_a_changed_config_is_noticed(place, variant, name):
         load(place / "run", variant=variant)
     path.write_text(json.dumps(spec | {"transformers_version": "5.0"}))
     assert load(place / "run", variant=variant)[0].config == new(CharTokenizer.train(TEXT)).config
+
+
+@pytest.mark.parametrize("tok", [CharTokenizer.train(TEXT), BPETokenizer.train(TEXT, 300, ["<|end|>"])], ids=type)
+def test_a_changed_tokenizer_is_noticed(tmp_path, tok):
+    tok.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    good = path.read_text()
+    spec = json.loads(good)
+    vocab = list(spec["model"]["vocab"])
+    spec["model"]["vocab"] |= {vocab[10]: 11, vocab[11]: 10}
+    path.write_text(json.dumps(spec))
+    for read in type(tok).load, load_tokenizer:
+        with refused("tokenizer.json is damaged, or was changed", "tokenizer_config.json"):
+            read(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"backend": "tokenizers"}))  # saved by another program
+    assert load_tokenizer(tmp_path).encode("1 2") != tok.encode("1 2") or vocab[10] not in "1 2"
+    tok.save(tmp_path)
+    assert path.read_text() == good and load_tokenizer(tmp_path).tokens == tok.tokens
+
+
+def test_a_tokenizer_that_replaces_another_is_whole_at_any_instant(tmp_path, monkeypatch):
+    first, second = CharTokenizer.train("abc"), CharTokenizer.train("xyz")
+    first.save(tmp_path)
+    written, real = [], tokenizer_files.write_json
+
+    def stop(path, content):
+        if written:
+            raise RuntimeError
+        written.append(real(path, content))
+
+    monkeypatch.setattr(tokenizer_files, "write_json", stop)
+    with pytest.raises(RuntimeError):
+        second.save(tmp_path)
+    assert load_tokenizer(tmp_path).tokens == second.tokens

@@ -271,9 +271,8 @@ def load_tokenizer_of(folder: Path, config: GPTConfig) -> Tokenizer | None:
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
     "The tokenizer of a folder, if it has one: of characters, or of byte pairs."
-    if weights.is_there(path := folder / "tokenizer.json"):
-        return read_json(path, lambda spec: tokenizer_files.from_json(
-            CharTokenizer if spec["model"].get("type") == "WordLevel" else BPETokenizer, spec))
+    if weights.is_there(folder / "tokenizer.json"):
+        return tokenizer_files.load(BPETokenizer, folder, CharTokenizer)
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     if weights.is_there(vocab) and weights.is_there(merges):
         return tokenizer_files.load_gpt2(BPETokenizer, vocab, merges)

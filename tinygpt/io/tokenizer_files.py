@@ -4,9 +4,10 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from tinygpt.engine.splitting import GPT2_SPLIT, KNOWN_SPLITS, AddedTokens
-from tinygpt.io.atomic import write_json
+from tinygpt.io.atomic import checksum, write_json
 from tinygpt.io.reading import read_bytes, read_json, readable_errors
 
 _printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -37,15 +38,33 @@ def from_json(cls: type, spec: dict):
         raise ValueError(f"it asks for ignore_merges, and its merges do not make {word!r:.60}: it would give other ids")
     return tok
 
-def save(tok, folder: str | Path):
-    "Write tokenizer.json, and the tokenizer_config.json without which transformers takes another class."
-    write_json(Path(folder) / "tokenizer.json", to_json(tok))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    write_json(Path(folder) / "tokenizer_config.json", config)
+def config_json(content: dict) -> dict:
+    "The content of tokenizer_config.json, without which transformers takes another class, with a checksum."
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
+            "crc32": checksum(content)}
 
-def load(cls: type, folder: str | Path):
-    "The tokenizer of class `cls` in the tokenizer.json of a folder."
-    return read_json(Path(folder) / "tokenizer.json", lambda spec: from_json(cls, spec))
+def save(tok, folder: str | Path):
+    "Write tokenizer.json and tokenizer_config.json."
+    path, content = Path(folder) / "tokenizer_config.json", to_json(tok)
+    with suppress(OSError, ValueError):
+        if read_json(path) != config_json(content):
+            path.unlink()  # it would not go with the new tokenizer, if saving is interrupted
+    write_json(path.with_name("tokenizer.json"), content)
+    write_json(path, config_json(content))
+
+def load(cls: type, folder: str | Path, *others: type):
+    "The tokenizer in the tokenizer.json of a folder, of this class or of one of the others if that has its model type."
+    path, config = Path(folder) / "tokenizer.json", {}
+    def convert(spec: dict):
+        return from_json(next((other for other in others if other.model_type == spec["model"].get("type")), cls), spec)
+    tok = read_json(path, convert)
+    with suppress(OSError, ValueError):
+        config = read_json(path.with_name("tokenizer_config.json"))
+    ours = config_json(to_json(tok))
+    if config.keys() == ours.keys() and config["crc32"] != ours["crc32"]:
+        raise ValueError(f"{path} is damaged, or was changed since tinygpt wrote it: get both it and "
+                         "tokenizer_config.json again, or remove the latter if the change is meant")
+    return tok
 
 def load_gpt2(cls: type, encoder_json: str | Path, vocab_bpe: str | Path):
     "GPT-2's tokenizer, from the two files in which it was published."
