@@ -843,7 +843,7 @@ def cuts_alike(pattern, texts):
 
 @pytest.mark.parametrize("pattern", [*ALIKE, *[rf"\p{{{name}}}+" for name in SCRIPTS + CATEGORIES]])
 def test_patterns_that_are_read_alike(pattern):
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(TEXT)
     def same(text):
         assert cuts_alike(pattern, [text, text + STORY])
@@ -872,15 +872,15 @@ def larger(smaller):
     return st.builds("{}{}){}".format, opens, inner, st.sampled_from(REPEATS))
 
 
-an_atom = single | a_class | letters.map("(?i:{})".format)
-an_atom = st.recursive(st.builds("{}{}".format, an_atom, st.sampled_from(REPEATS)), larger, max_leaves=5)
+an_atom = st.builds("{}{}".format, single | a_class | letters.map("(?i:{})".format), st.sampled_from(REPEATS))
+an_atom |= larger(an_atom | larger(an_atom))
 a_pattern = st.lists(st.lists(an_atom, max_size=3).map("".join), min_size=1, max_size=3).map("|".join)
 TRICKY = "aAsStTfFlLkKiIx'’ \n\r\t1½éßſﬁﬅ日ασς_-.&[]{}^$|~\u0301\u200d\u2028\u0130\u212a\u1e9e"
 tricky = st.text(st.sampled_from(TRICKY), max_size=14)
 
 
-@settings(max_examples=600, deadline=None)
-@given(a_pattern, st.lists(tricky, min_size=8, max_size=8))
+@settings(max_examples=500, deadline=None)
+@given(a_pattern, st.lists(tricky, min_size=6, max_size=6))
 def test_any_pattern_is_read_alike_or_refused(pattern, texts):
     cuts_alike(pattern, texts)
 
