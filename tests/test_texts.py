@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import random
 import re
 import socket
 import struct
@@ -12,21 +13,26 @@ import sys
 import tempfile
 import threading
 import tracemalloc
+from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pooch
 import pytest
+import regex
 import requests
+import tokenizers
 from conftest import need
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT, LONGEST, count_chunks, pieces
 from tinygpt.io import downloads
 from tinygpt.io.corpus import corpus
 from tinygpt.io.downloads import download
 from tinygpt.io.text import read_text, text_files, text_size
+from tinygpt.tokenizer import BPETokenizer
 
 BODY = os.urandom(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -647,6 +653,54 @@ def test_memory_stays_flat(tmp_path):
             assert tracemalloc.get_traced_memory()[1] < 15_000_000
         finally:
             tracemalloc.stop()
+
+
+# Text without a place to cut
+
+
+def test_a_chunk_without_end_is_learned_from_in_parts(tmp_path):
+    dna = "".join(random.Random(0).choices("ACGT", k=20_500))
+    text = f"A well, {dna} and {dna}! {'-' * 3000}\n"
+    for pattern in GPT2_SPLIT, GPT4_SPLIT, None, "[a-z]+":
+        counts = count_chunks(["Once.", text], pattern)
+        assert sum(len(chunk) * times for chunk, times in counts.items()) == len(text) + 5
+        assert max(map(len, counts)) == LONGEST
+    whole = Counter(regex.findall(GPT4_SPLIT, text))
+    short = Counter({chunk: times for chunk, times in whole.items() if len(chunk) <= LONGEST})
+    assert count_chunks(text, GPT4_SPLIT) & short == short and len(short) == len(whole) - 2
+    tok = BPETokenizer.train(text, 400)
+    tok.save(tmp_path)
+    ids = tok.encode(text)  # encoding cuts no chunk
+    assert ids == tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids
+    assert tok.decode(ids) == text and len(ids) < len(text) / 2
+
+
+def test_a_text_that_cannot_be_cut_is_not_gathered_without_end():
+    taken = []
+    texts = (taken.append(i) or "a" * (1 << 20) for i in range(1000))
+    with pytest.raises(ValueError, match="4,194,304 characters without the end of a word, from 'aaaaa") as caught:
+        list(pieces(texts, GPT4_SPLIT))
+    assert len(taken) < 20 and caught.value.__context__ is None
+
+
+BOMB = """
+import sys
+import tinygpt as tg
+try: tg.encode_corpus(tg.corpus(sys.argv[1]).train, tg.the_tokenizer(), sys.argv[1] + "-tokens")
+except ValueError as error: print(error)
+print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+"""
+
+
+def test_a_packed_bomb_takes_little_memory(tmp_path):
+    need(Path("/proc/self/status").exists(), "/proc")
+    with gzip.open(tmp_path / "bomb.txt.gz", "wb", 1) as file:
+        for _ in range(400):
+            file.write(bytes(1_000_000))
+    assert (tmp_path / "bomb.txt.gz").stat().st_size < 2_000_000
+    command = [sys.executable, "-c", BOMB, tmp_path / "bomb.txt.gz"]
+    said, peak = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout.splitlines()
+    assert "characters without the end of a word" in said and int(peak) < 500_000  # kB
 
 
 def test_what_only_downloads_need_is_not_imported():

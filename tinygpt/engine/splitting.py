@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 import regex
+from tqdm import tqdm
 from tinygpt.engine.cores import on_all_cores
 
 __all__ = ["GPT2_SPLIT", "GPT4_SPLIT"]
@@ -25,6 +26,8 @@ O200K_SPLIT = (
 )
 KNOWN_SPLITS = {GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", ""), O200K_SPLIT}  # the third is Qwen's
 BATCH = 1 << 22  # characters that are counted at a time
+LONGEST = 1000  # characters of a chunk that a tokenizer learns from
+UNBROKEN = 1 << 22  # characters without a place to cut that are held in memory
 LONGEST = 5_000  # characters of a pattern
 PATIENCE = 10  # seconds for a pattern that is not known, besides one for 10,000 characters
 NOTHING = "\udfff"  # half a surrogate pair, which no text has: it is looked for faster than what can never match
@@ -144,6 +147,9 @@ def pieces(
             cut = last_cut(buffer, len(buffer) - longest, form, whole)
             if cut:
                 yield buffer[:cut]
+            elif len(buffer) > UNBROKEN:
+                raise ValueError(f"there are more than {UNBROKEN:,} characters without the end of a word, from "
+                                 f"{buffer[:20]!r} on: if that is what the text is like, use a CharTokenizer")
             buffer, enough = buffer[cut:], size if cut else 2 * len(buffer)
     if buffer:
         yield buffer
@@ -172,11 +178,20 @@ def batches(texts: Iterable[str | None], size: int) -> Iterator[list[str | None]
     yield batch
 
 def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
-    "How often each distinct chunk occurs in all texts, counted on all cores."
+    """How often each distinct chunk occurs in all texts, counted on all cores.
+
+    A chunk of more than 1,000 characters (DNA, or a line of hyphens, but no word) counts as several, as each merge
+    would go through it anew."""
     split, counts = compile_split(pattern), Counter()
     cut = chain.from_iterable(pieces([text], pattern, size=BATCH) for text in as_texts(texts))
     def count(batch: list[str]) -> Counter:
-        return Counter(chain.from_iterable(map(split, batch)))
-    for counted in on_all_cores(count, batches(cut, BATCH), enough=2):
+        counted = Counter(chain.from_iterable(map(split, batch)))
+        for chunk in [chunk for chunk in counted if len(chunk) > LONGEST]:
+            times = counted.pop(chunk)
+            for start in range(0, len(chunk), LONGEST):
+                counted[chunk[start : start + LONGEST]] += times
+        return counted
+    counted_batches = on_all_cores(count, batches(cut, BATCH), enough=2)
+    for counted in tqdm(counted_batches, "counting", unit="MB", unit_scale=BATCH / 1e6, delay=2, disable=None):
         counts.update(counted)
     return counts
