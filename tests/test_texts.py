@@ -27,7 +27,7 @@ from conftest import need
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT, LONGEST, count_chunks, pieces
+from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT, LONG_CHUNK, count_chunks, pieces
 from tinygpt.io import downloads
 from tinygpt.io.corpus import corpus
 from tinygpt.io.downloads import download
@@ -664,9 +664,9 @@ def test_a_chunk_without_end_is_learned_from_in_parts(tmp_path):
     for pattern in GPT2_SPLIT, GPT4_SPLIT, None, "[a-z]+":
         counts = count_chunks(["Once.", text], pattern)
         assert sum(len(chunk) * times for chunk, times in counts.items()) == len(text) + 5
-        assert max(map(len, counts)) == LONGEST
+        assert max(map(len, counts)) == LONG_CHUNK
     whole = Counter(regex.findall(GPT4_SPLIT, text))
-    short = Counter({chunk: times for chunk, times in whole.items() if len(chunk) <= LONGEST})
+    short = Counter({chunk: times for chunk, times in whole.items() if len(chunk) <= LONG_CHUNK})
     assert count_chunks(text, GPT4_SPLIT) & short == short and len(short) == len(whole) - 2
     tok = BPETokenizer.train(text, 400)
     tok.save(tmp_path)

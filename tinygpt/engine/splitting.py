@@ -26,7 +26,7 @@ O200K_SPLIT = (
 )
 KNOWN_SPLITS = {GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", ""), O200K_SPLIT}  # the third is Qwen's
 BATCH = 1 << 22  # characters that are counted at a time
-LONGEST = 1000  # characters of a chunk that a tokenizer learns from
+LONG_CHUNK = 1000  # characters of a chunk that a tokenizer learns from
 UNBROKEN = 1 << 22  # characters without a place to cut that are held in memory
 LONGEST = 5_000  # characters of a pattern
 PATIENCE = 10  # seconds for a pattern that is not known, besides one for 10,000 characters
@@ -186,10 +186,10 @@ def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
     cut = chain.from_iterable(pieces([text], pattern, size=BATCH) for text in as_texts(texts))
     def count(batch: list[str]) -> Counter:
         counted = Counter(chain.from_iterable(map(split, batch)))
-        for chunk in [chunk for chunk in counted if len(chunk) > LONGEST]:
+        for chunk in [chunk for chunk in counted if len(chunk) > LONG_CHUNK]:
             times = counted.pop(chunk)
-            for start in range(0, len(chunk), LONGEST):
-                counted[chunk[start : start + LONGEST]] += times
+            for start in range(0, len(chunk), LONG_CHUNK):
+                counted[chunk[start : start + LONG_CHUNK]] += times
         return counted
     counted_batches = on_all_cores(count, batches(cut, BATCH), enough=2)
     for counted in tqdm(counted_batches, "counting", unit="MB", unit_scale=BATCH / 1e6, delay=2, disable=None):
