@@ -111,13 +111,14 @@ def spawn(work, kill_after=None, number=signal.SIGKILL):
     sys.stdout.flush()
     if not (pid := os.fork()):
         os._exit(guarded(work, *outputs))
-    watch, deadline, size, trouble = os.pidfd_open(pid), time.monotonic() + HANG, 0, ""
+    watch, size, trouble = os.pidfd_open(pid), 0, ""
+    deadline, latest = (time.monotonic() + HANG * times for times in (1, 10))
     if kill_after is not None and not select.select([watch], [], [], kill_after)[0]:
         os.kill(pid, number)
     while not select.select([watch], [], [], 1)[0]:
         if (now := sum(os.fstat(output).st_size for output in outputs)) > size:  # it is at work
             size, deadline = now, time.monotonic() + HANG
-        if time.monotonic() > deadline:
+        if time.monotonic() > min(deadline, latest):
             trouble = "hang"
             os.killpg(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
@@ -457,8 +458,10 @@ REPLACED = {  # a file by what is no such file; `other` is another one of the fo
 
 def damage(folder, chance):
     """Damage a file of a folder, or swap two; returns what was done."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     path, other = chance.sample(files, 2)
+    if {path.name[:6], other.name[:6]} == {"model."}:  # each is a whole model: one may be put in the place of the other
+        other = folder / "config.json"
     name = str(path.relative_to(folder))
     changes = CONTENT if path.suffix == ".safetensors" else CONTENT | LINES
     how = chance.choice([*changes, *changes, *REPLACED, "swapped"])
@@ -576,7 +579,7 @@ def folders(place, budget, table):
                 table.add("folders", "WRONG", f"{lines[-1][2] if lines else todo}: {ended.what()}")
             elif ended.trouble.endswith("left"):
                 table.add("folders", "WRONG", f"cases {todo}: {ended.trouble}")
-            todo = [case for case in todo if lines and case > lines[-1][0]]
+            todo = todo[todo.index(lines[-1][0]) + 1 :] if lines else []
 
 
 # Misused commands and calls
@@ -602,6 +605,7 @@ def commands(place, budget, table):
 
             def start():
                 os.chdir(folder)
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
                 environ = os.environ | {"PYTHONPATH": str(Path(tg.__file__).parents[1])}
                 os.execve(sys.executable, [sys.executable, *words], environ)
 

@@ -208,7 +208,6 @@ def names(folder):
     return locals() | globals() | {"other_tok": tg.CharTokenizer.train("abc")}
 
 
-
 def resumed(args, edit=lambda: None, **changes):
     """Start a run, change something, and resume it."""
     tg.train(*args.values(), out="mine", progress=False)
