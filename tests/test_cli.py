@@ -21,6 +21,8 @@ import pytest
 import torch
 import yaml
 
+import tinygpt
+
 from tinygpt.cli import COMMANDS, main
 from tinygpt.cli.bench import training_speed
 from tinygpt.cli.evaluate import eval_command
@@ -43,6 +45,7 @@ from tinygpt.world.skills import skill_accuracy
 TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))
 CONFIGS = sorted(path.stem for path in (ASSETS / "configs").glob("*.yaml"))
 SMALL = "--config", "small.yaml"
+STEPS = "--train.steps", 3
 SETTINGS = """
 model: {n_layer: 1, n_embd: 16, block_size: 32, dropout: 0.1}
 train: {batch_size: 2, save_every: 3, eval_every: 3}
@@ -493,6 +496,7 @@ def test_plot(tmp_path):
     assert code == 0 and not err and out == f"{tmp_path / 'new' / 'both.png'}\n"
     assert (tmp_path / "new" / "both.png").read_bytes().startswith(b"\x89PNG")
     header = Path("runs/sums/log.csv").read_text().splitlines(keepends=True)[0]
+    shutil.rmtree(tmp_path / "b" / "state")  # whose notes know what the log should hold
     for log, said in ("step\nmany\n", "damaged"), (header, "not made a step"):
         (tmp_path / "b" / "log.csv").write_text(log)
         code, _, err = call("plot", tmp_path / "b", "--out", tmp_path / "no.png")
@@ -892,3 +896,61 @@ def test_a_full_disk_behind_the_output():
         command = [sys.executable, "-m", "tinygpt", "tokenizer", "encode", "a text"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1 and is_sentence(done.stderr) and "the output: No space left" in done.stderr
+
+
+# A run and its text
+
+
+def test_a_text_that_changed_is_noticed_by_eval_and_resume(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sums.txt").write_text(TEXT)
+    Path("small.yaml").write_text(SETTINGS)
+    assert call("train", "sums.txt", *SMALL, "--train.steps", 3)[0] == 0
+    code, out, err = call("eval", "runs/sums", "sums.txt")
+    assert code == 0 and not err
+    Path("copy.txt").write_text(TEXT[:-3] + "9. ")
+    assert call("eval", "runs/sums", "copy.txt")[::2] == (0, "")  # another text is another text
+    Path("sums.txt").write_text(TEXT[:-3] + "9. ")
+    code, out, err = call("eval", "runs/sums", "./sums.txt")
+    assert code == 0 and re.search(r"sums.txt has changed .* \w{12}, and begins with \w{12}\n", err) and is_sentence(err)
+    code, out, err = call("train", "--resume", "--out", "runs/sums")
+    assert code == 1 and "another validation text" in err and is_sentence(err)
+
+
+def test_a_second_command_leaves_nothing_in_the_folder_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sums.txt").write_text(TEXT)
+    Path("other.txt").write_text(TEXT.upper())
+    Path("small.yaml").write_text(SETTINGS)
+    said = []
+
+    def second(record):
+        if record.step == 1:
+            said.append(call("train", "other.txt", *SMALL, *STEPS, "--out", "run"))
+
+    real = tinygpt.train
+    monkeypatch.setattr(tinygpt, "train", lambda *args: real(*args[:-1], [*args[-1], second]))
+    settings = []
+    monkeypatch.setattr(
+        "tinygpt.cli.train.make_tokenizer",
+        lambda *args: (settings.append(call("train", "other.txt", *SMALL, *STEPS, "--out", "run")), make_tokenizer(*args))[1],
+    )
+    assert call("train", "sums.txt", *SMALL, "--train.steps", 3, "--out", "run")[0] == 0
+    for code, _, err in said + settings:
+        assert code == 1, err
+        assert "another run is writing into run" in err
+    assert len(said) == len(settings) == 1 and "sums.txt" in Path("run/command.yaml").read_text()
+    assert call("train", "--resume", "--out", "run")[0] == 0
+
+
+def test_a_command_replaces_no_model_and_no_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sums.txt").write_text(TEXT)
+    Path("small.yaml").write_text(SETTINGS)
+    for kind in "model", "tokenizer":
+        tok = CharTokenizer.train(TEXT)
+        save(kind, GPT(GPTConfig.modern(tok.vocab_size, n_layer=1, n_embd=16)), tok) if kind == "model" else tok.save(kind)
+        before = {path: path.read_bytes() for path in Path(kind).iterdir()}
+        code, _, err = call("train", "sums.txt", *SMALL, "--train.steps", 3, "--out", kind)
+        assert code == 1 and is_sentence(err) and kind in err and ".json" in err
+        assert {path: path.read_bytes() for path in Path(kind).iterdir() if path.name != ".lock"} == before

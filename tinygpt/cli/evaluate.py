@@ -2,12 +2,15 @@
 
 import os
 import shlex
+import warnings
 from collections.abc import Iterable, Sequence
 from json import dumps
 from pathlib import Path
 from tqdm import tqdm
 import tinygpt as tg
-from tinygpt.cli.settings import Device, UsageError, pick_device, settings_of_run
+from tinygpt.cli.settings import COMMAND_FILE, Device, UsageError, pick_device, settings_of_run, text_setting
+from tinygpt.io.runs import newest_note
+from tinygpt.io.tokens import text_sha256
 from tinygpt.show.progress import printable
 from tinygpt.training import validate
 from tinygpt.world.judging import floor_of
@@ -53,6 +56,15 @@ def text_of_run(run: str) -> str:
                          + eval_command(run, text))
     return text
 
+def warn_if_changed(folder: Path, text: str, corpus: tg.Corpus):
+    "Warn if the text of a run, which this is by its name, is not the one that the run was started with."
+    note = newest_note(folder) if (folder / COMMAND_FILE).exists() else None
+    if note is None or text_setting(text) != settings_of_run(folder)["text"]:
+        return
+    if not (now := text_sha256(corpus.val)).startswith(before := note["validation text"]):
+        warnings.warn(f"{text} has changed since the run in {folder} was started: the SHA-256 of its validation split "
+                      f"began with {before[:12]}, and begins with {now[:12]}", stacklevel=2)
+
 def evaluate(
     run: str,  # the folder of a run, or any other model
     text: str | None = None,  # its validation split is read (default: that of the run: tales, chats or shakespeare)
@@ -68,6 +80,7 @@ def evaluate(
     text = text or text_of_run(run)
     corpus = tg.corpus(text)
     model, tok = tg.load(folder if folder.is_dir() else run, device=device, variant="best" if best else None)
+    warn_if_changed(folder, text, corpus)
     if tok is None:
         raise ValueError(f"{run} has no tokenizer, so the model cannot read a text")
     found = evaluate_model(model, tok, corpus)

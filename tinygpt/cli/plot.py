@@ -6,8 +6,8 @@ import tinygpt as tg
 from tinygpt.cli.settings import COMMAND_FILE, UsageError, settings_of_run
 from tinygpt.io.atomic import atomic_write
 from tinygpt.io.checkpoints import load_tokenizer
-from tinygpt.io.log import read_records
 from tinygpt.io.reading import read_bytes
+from tinygpt.io.runs import read_log
 from tinygpt.show.progress import printable
 from tinygpt.show.training import training_plot
 from tinygpt.world.judging import floor_of
@@ -38,7 +38,7 @@ def plot(
     for name, folder in zip(runs, folders):
         if not (folder / "log.csv").is_file():
             raise ValueError(f"{name} is not the folder of a run: it has no log.csv")
-        logs[name] = read_records(folder)
+        logs[name] = read_log(folder)
         if not logs[name]:
             raise ValueError(f"the run in {name} has not made a step yet")
     with matplotlib.style.context("tinygpt.assets.course"):

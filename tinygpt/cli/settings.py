@@ -143,6 +143,10 @@ def model_config(preset: str = "modern", **changes) -> GPTConfig:
     "The shape of a preset, with changes."
     return GPTConfig(**presets.preset(preset, SHAPES) | changes)
 
+def text_setting(text: str) -> str:
+    "The name of a corpus as it is; the whole path of a file."
+    return text if text in CORPORA else os.path.abspath(os.path.expanduser(text))
+
 def resolve(*layers: dict) -> dict:
     "All settings: the defaults, changed by each layer in turn; raises UsageError where they are impossible."
     run, model, train = asdict(TextConfig()), {"preset": "modern"}, {}
@@ -153,8 +157,7 @@ def resolve(*layers: dict) -> dict:
         if any(changes.get(length) is not None for length in LENGTHS):  # it replaces the length of the layer before
             train |= dict.fromkeys(LENGTHS)
         train |= changes
-    if run["text"] not in CORPORA:
-        run["text"] = os.path.abspath(os.path.expanduser(run["text"]))
+    run["text"] = text_setting(run["text"])
     try:
         shape, plan = asdict(model_config(**model, vocab_size=run["vocab_size"])), asdict(TrainConfig(**train))
     except ValueError as error:

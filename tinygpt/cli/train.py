@@ -92,8 +92,8 @@ def train(
         consumers = [show_samples(model, tok, start or tok.encode(next(iter(corpus.val))[:20]))] if samples else []
         consumers += [to_tensorboard(folder / "tensorboard")] if tensorboard else []
         consumers += [to_wandb(project="tinygpt", name=folder.name, dir=str(folder))] if wandb else []
-        last = tg.train(model, tok, corpus, plan, lock, resume, consumers)[-1]
-    if last.step < last.steps:
+        records = tg.train(model, tok, corpus, plan, lock, resume, consumers)
+    if records and records[-1].step < records[-1].steps:
         print(f"or in a terminal: tinygpt train --resume --out {printable(shlex.quote(str(folder)))}")
         return 130
     print(f"done; to evaluate the model: {printable(eval_command(folder, settings['text']))}")
