@@ -501,8 +501,8 @@ def uses(place):
         printed("plot", "RUN", "--out", picture := place.folder / "plot.png")(folder)
         return hashlib.sha256(picture.read_bytes()).hexdigest()
 
-    return {"load": loaded, "load best": partial(loaded, variant="best"), "eval": printed("eval", "RUN", place.text, "--json"),
-            "plot": drawn, "tg.train": records, "train --resume": resume}
+    return {"load": loaded, "load best": partial(loaded, variant="best"), "plot": drawn,
+            "eval": printed("eval", "RUN", place.text, "--json"), "tg.train": records, "train --resume": resume}
 
 
 def use(function, folder, right=None, harmed=()):

@@ -103,7 +103,7 @@ TEXTS = """missing.txt; empty.txt; one.txt; two.txt; bom.txt; white.txt; utf16.t
     tale; *.txt; a-file/x"""
 CONFIGS = """missing.yaml; bomb.yaml; deep.yaml; deepest.yaml; twice.yaml; list.yaml; word.yaml; unknown.yaml;
     type.yaml; tabs.yaml; nan.yaml; python.yaml; table.yaml; esc.yaml; binary.yaml; huge.yaml; long.yaml; self.yaml;
-    date.yaml; bool.yaml; folder; pipe; link; /dev/zero; text.txt; LONG; ''"""
+    date.yaml; bool.yaml; folder; pipe; link; /dev/zero; text.txt; LONG"""
 OPTIONS = """--train.steps 0; --train.steps -1; --train.steps 1.5; --train.steps many; --train.steps;
     --train.steps 1e400; --train.steps 99999999999999999999; --train.steps 3 --train.epochs 2; --train.epochs nan;
     --train.minutes inf; --train.minutes -1; --train.lr -1; --train.lr nan; --train.lr inf; --train.batch_size 0;
@@ -126,8 +126,8 @@ DECODED = """x; -1; 1.5; 99999; 99999999999999999999; '1 x'; 1 --tokenizer missi
 WRONG = """; ''; trian; LONG; '\x1b[31m'; --nothing; eval; plot; tokenizer; tokenizer learn; tokenizer train;
     bench huge; tokenizer train text.txt; bench --batch_size 0; bench --device cuda; tokenizer encode --tokenizer bpe"""
 RIGHT = """--help; -h; --version; train --help; eval --help; tokenizer --help; eval run text.txt; plot run;
-    eval run text.txt --best --json; plot run run --out new/folder/x.svg; train --resume --out run; tokenizer encode hello;
-    tokenizer decode 1 2 3; tokenizer train text.txt --out new; tokenizer encode ''"""
+    eval run text.txt --best --json; plot run run --out new/folder/x.svg; train --resume --out run;
+    tokenizer encode hello; tokenizer decode 1 2 3; tokenizer train text.txt --out new; tokenizer encode ''"""
 COMMANDS = [  # each with how it is called, and with the exit codes that are right, if not 1 or 2
     *((words, REFUSED) for words in listed(WRONG)),
     *((words, FINE) for words in listed(RIGHT)),
