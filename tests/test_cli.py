@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import random
 import re
 import shlex
 import shutil
@@ -272,6 +273,141 @@ def test_control_c_names_the_command_that_goes_on(place, tmp_path):
     assert call("train", *words, "--out", tmp_path / "whole")[0] == 0
     one, other = load(out)[0], load(tmp_path / "whole")[0]
     assert all(p.equal(q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def start(words, **how):
+    """A command in a process and a group of its own, and when its first line of Python was reached."""
+    command = [sys.executable, "-m", "tinygpt", *map(str, words)]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **how
+    )
+    status = Path(f"/proc/{running.pid}/status")
+    caught = 0
+    while running.poll() is None and not caught >> (signal.SIGTERM - 1) & 1:
+        caught = int(re.search(r"^SigCgt:\s*(\w+)", status.read_text(), re.M)[1], 16)
+    return running, time.monotonic()
+
+
+def hit(running, number):
+    """Send a signal to a command and its workers; its exit code, and what it printed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, number)
+    out, err = running.communicate(timeout=60)
+    return running.returncode, out, err
+
+
+proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc, which says what is caught")
+STOPPED = "tinygpt: stopped\n"
+
+
+@proc
+def test_stopped_at_any_instant_it_says_one_line_and_goes_on(tmp_path):
+    rng = random.Random(0)
+    (tmp_path / "words.txt").write_text(" ".join(f"{rng.randrange(10**9):x}" for _ in range(20_000)))
+    words = ["train", tmp_path / "words.txt", *SMALL, "--train.steps", 40, "--train.save_every", 10, "--out"]
+    running, began = start([*words, tmp_path / "whole"])
+    assert hit(running, 0)[0] == 0
+    took = time.monotonic() - began
+    whole = (tmp_path / "whole" / "model.safetensors").read_bytes()
+    for i in range(8):
+        out = tmp_path / f"run{i}"
+        running, began = start([*words, out])
+        time.sleep(max(0, began + took * rng.uniform(i, i + 1) / 8 - time.monotonic()))
+        code, said, err = hit(running, (signal.SIGINT, signal.SIGTERM)[i % 2])
+        if code == 0:
+            assert not err and said.splitlines()[-1].startswith("done")
+        else:
+            last = (said.splitlines() or [""])[-1]
+            assert code == 130 and (err == STOPPED or (not err and "tinygpt train --resume --out" in last)), err
+        again = ["train", "--resume", "--out", out] if (out / "command.yaml").exists() else [*words, out]
+        code, _, err = call(*again)
+        assert code == 0 and not err and (out / "model.safetensors").read_bytes() == whole, err
+
+
+@proc
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_second_and_a_second_signal(number, tmp_path):
+    assert hit(start(["--version"])[0], number) == (130, "", STOPPED)
+    running, _ = start(["tokenizer", "encode"], stdin=subprocess.PIPE)
+    time.sleep(0.5)
+    os.killpg(running.pid, number)
+    time.sleep(0.01)
+    assert hit(running, number) == (130, "", STOPPED)
+
+
+@proc
+def test_a_signal_that_is_ignored_stays_ignored():
+    def ignore():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    running, _ = start(["--version"], preexec_fn=ignore)  # as a shell starts it with & in a script
+    code, out, err = hit(running, signal.SIGINT)
+    assert code == 0 and out.startswith("tinygpt ") and not err
+
+
+@pytest.mark.parametrize("imported", ["tinygpt", "tinygpt.cli"])
+def test_the_library_leaves_signals_alone(imported):
+    script = f"import signal; before = [signal.getsignal(n) for n in (2, 15)]; import {imported}; "
+    script += "assert before == [signal.getsignal(n) for n in (2, 15)]"
+    assert subprocess.run([sys.executable, "-c", script], env=os.environ | {"_": "tinygpt"}).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_in_python_sigterm_ends_the_process_once_the_step_is_kept(tmp_path):
+    script = """
+import signal, sys, tinygpt as tg
+text, tok = tg.corpus("sums.txt"), tg.CharTokenizer.train(open("sums.txt").read())
+model = tg.GPT(tg.GPTConfig(tok.vocab_size, n_layer=1, n_head=1, n_embd=16, block_size=16))
+def stop(record):
+    if record.step == 3:
+        signal.raise_signal(getattr(signal, sys.argv[1]))
+tg.train(model, tok, text, tg.TrainConfig(steps=9, batch_size=1), sys.argv[2], consumers=[stop], progress=False)
+print("and after it")
+"""
+    for name, code in ("SIGTERM", -signal.SIGTERM), ("SIGINT", 0):
+        out = tmp_path / name
+        done = subprocess.run([sys.executable, "-c", script, name, out], capture_output=True, text=True, timeout=60)
+        assert done.returncode == code and not done.stderr and "stopped after step 3 of 9" in done.stdout
+        assert ("and after it" in done.stdout) == (code == 0)
+        assert len(read_records(out)) == 3 and (out / "state" / "00000003.json").exists()
+
+
+def test_an_interrupt_that_python_would_ignore_ends_the_process():
+    script = """
+from tinygpt.engine.interrupts import raise_interrupt
+class Thing:
+    def __del__(self):
+        raise KeyboardInterrupt
+with raise_interrupt():
+    Thing()
+    print("went on", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", STOPPED)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no processes that fork")
+@pytest.mark.parametrize("send, number", [("killpg", signal.SIGINT), ("kill", signal.SIGTERM)])
+def test_workers_stop_with_a_command_and_say_nothing(send, number):
+    script = """
+import os, sys, time
+from tinygpt.engine.cores import on_all_cores
+from tinygpt.engine.interrupts import raise_interrupt, say_stopped
+def work(job):
+    os.write(1, b"begun\\n")
+    time.sleep(600)
+try:
+    with raise_interrupt():
+        list(on_all_cores(work, range(9)))
+except KeyboardInterrupt:
+    sys.exit(say_stopped())
+"""
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    running = subprocess.Popen([sys.executable, "-c", script], **how)
+    assert running.stdout.readline() == "begun\n"
+    getattr(os, send)(running.pid, number)
+    out, err = running.communicate(timeout=60)  # both ends are open until the last worker is gone
+    assert running.returncode == 130 and err == STOPPED
 
 
 def test_a_run_that_was_stopped_at_once_begins_again(tmp_path, monkeypatch):
