@@ -355,11 +355,11 @@ def operations_of(work, folder):
 
 
 def die_in_the_middle(train, place):
-    """The folder of a run that died, a little after its second checkpoint."""
-    folder, n = place.new("half"), len(operations_of(train, place.new()))
+    """The folder of a run that died a little after its checkpoint of step 4."""
+    folder, done = place.new("half"), [operation for _, operation in operations_of(train, place.new())]
 
     def die():
-        Faults(folder, "before", n * 7 // 10).install()
+        Faults(folder, "before", done.index("replace state/00000004.json") + 5).install()
         train(folder)
 
     if (ended := spawn(die)).code != DIED:
@@ -369,7 +369,7 @@ def die_in_the_middle(train, place):
 
 # Damaged run folders
 
-READS = {  # what each use reads, as a pattern of file names; with other files damaged it is tried only now and then
+READS = {  # what each use reads, as a pattern of file names; with others damaged it is tried now and then
     "load": "",
     "load best": "",
     "eval": "command|config|tokenizer",
@@ -553,8 +553,8 @@ def folders(place, budget, table):
             for name, function in uses(place).items():
                 folder, chance = prepare(place, bases[base]), random.Random(seed)
                 done = damage(folder, chance)
-                if not re.match(READS[name], done) and chance.random() > 0.1:
-                    continue
+                if READS[name] and chance.random() > (0.5 if re.match(READS[name], done) else 0.05):
+                    continue  # it takes long; other cases try it
                 changed, what = differing(snapshot(folder), snapshot(bases[base])), f"case {case}, {base} run, {done}"
                 report(case, "WRONG", f"{what}; {name}")
                 outcome, happened = use(function, folder, right[base][name][1], changed)
