@@ -93,16 +93,15 @@ def cut_by(split: regex.Pattern, text: str) -> list[str]:
         raise ValueError(f"the chunks that the pattern {split.pattern!r:.200} cuts from {text!r:.40} are not that text")
     return chunks
 
-def special_pattern(allowed: str | Iterable[str], known: Mapping[str, int]) -> tuple[regex.Pattern, regex.Pattern]:
-    "Patterns that find the allowed special tokens ('all', or a list): first in the text as it is, then in the rest."
+def special_pattern(allowed: str | Iterable[str], known: Mapping[str, int]) -> "SpecialPattern":
+    "A pattern that finds the allowed special tokens ('all', or a list of known ones), the longest first."
     if isinstance(allowed, str) and allowed != "all":
         raise ValueError(f"allowed_special={allowed!r} is one text; give a list of them: [{allowed!r}]")
     names = {*known} if allowed == "all" else {*as_texts(allowed)}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"{unknown[0]!r} is not one of the special tokens {[*known]} of this tokenizer")
     names |= getattr(known, "plain", frozenset())
-    later = names & getattr(known, "normalized", frozenset())
-    return any_of(names - later), any_of(later)
+    return SpecialPattern(names, names & getattr(known, "normalized", frozenset()))
 
 class AddedTokens(dict):
     "The ids of special and other added tokens, and how the others are found in a text."
@@ -112,8 +111,30 @@ class AddedTokens(dict):
         self.plain = frozenset(plain)  # found without being allowed
         self.normalized = frozenset(normalized)  # found after the rest, in the text's Unicode form
 
+class SpecialPattern:
+    "Finds special tokens: first some in the text as it is, then the later ones in the rest, once that is normalized."
+
+    def __init__(self, names: set[str], later: set[str]):
+        self.first, self.later = any_of(names - later), any_of(later)
+        self.longest, self.has_later = max(map(len, names), default=0), bool(later)
+
+    def split(self, text: str, form: str | None = None) -> list[str]:
+        "The text in parts, of which every second one is a special token, and the others are in this Unicode form."
+        found = []
+        for i, part in enumerate(self.first.split(text)):
+            if i % 2:
+                found.append(part)
+            else:
+                found += self.later.split(unicodedata.normalize(form, part) if form else part)
+        return found
+
+    def places(self, text: str) -> set[int]:
+        "All places in the text where a cut would go through a special token."
+        found = chain.from_iterable(finder.finditer(text, overlapped=True) for finder in (self.first, self.later))
+        return {place for match in found for place in range(match.start() + 1, match.end())}
+
 def any_of(names: Iterable[str]) -> regex.Pattern:
-    "A pattern that finds these names, the longest first."
+    "A pattern that finds these names, the longest first; in brackets, so that `split` keeps what it finds."
     names = sorted(names, key=lambda name: (-len(name), name))
     return regex.compile(f"({'|'.join(map(regex.escape, names)) or NOTHING})")
 
@@ -128,23 +149,20 @@ def last_cut(buffer: str, end: int, form: str | None, whole: set[int]) -> int:
 def pieces(
     texts: Iterable[str],
     pattern: str | None,
-    special: tuple[regex.Pattern, ...] = (),  # they find special tokens, which stay whole
+    special: SpecialPattern | None = None,  # finds special tokens, which stay whole
     form: str | None = None,  # a Unicode normal form that no cut may change
     size: int = 1 << 16,  # gather this many characters, then look for a place to cut
 ) -> Iterator[str]:
     "Join the texts and cut them anew, lazily, but never through a chunk or a special token."
-    longest = sum(len(finder.pattern) for finder in special)  # no special token is longer than the pattern of all
-    normalized = form and any(finder != any_of(()) for finder in special[1:])  # where they are, is not seen before
-    can_cut = pattern in KNOWN_SPLITS and not normalized
+    can_cut = pattern in KNOWN_SPLITS and not (form and special and special.has_later)  # those are not found before
+    longest = special.longest if special else 0
     buffer, enough = "", size
     for text in as_texts(texts):
         for start in range(0, len(text), size):
             buffer += text[start : start + size]
             if len(buffer) < enough or not can_cut:
                 continue
-            found = chain.from_iterable(finder.finditer(buffer, overlapped=True) for finder in special)
-            whole = {place for match in found for place in range(match.start() + 1, match.end())}
-            cut = last_cut(buffer, len(buffer) - longest, form, whole)
+            cut = last_cut(buffer, len(buffer) - longest, form, special.places(buffer) if special else set())
             if cut:
                 yield buffer[:cut]
             elif len(buffer) > UNBROKEN:
@@ -154,17 +172,12 @@ def pieces(
     if buffer:
         yield buffer
 
-def parts(texts: Iterable[str], pattern: str | None, special: tuple[regex.Pattern, regex.Pattern],
+def parts(texts: Iterable[str], pattern: str | None, special: SpecialPattern,
           form: str | None) -> Iterator[tuple[str, bool]]:
     "Pairs of a piece of the texts and whether it is a special token; the other pieces in this Unicode form."
-    first, later = special
     for piece in pieces(texts, pattern, special, form):
-        for i, part in enumerate(first.split(piece)):
-            if i % 2:  # the pattern is a group, so split keeps what it finds between the rest
-                yield part, True
-                continue
-            for j, rest in enumerate(later.split(unicodedata.normalize(form, part) if form else part)):
-                yield rest, j % 2 == 1
+        for i, part in enumerate(special.split(piece, form)):
+            yield part, i % 2 == 1
 
 def batches(texts: Iterable[str | None], size: int) -> Iterator[list[str | None]]:
     "Gather texts into lists of about `size` characters; None has no length."
