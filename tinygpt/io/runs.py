@@ -30,6 +30,7 @@ class RunLock:
         self.folder = Path(folder).expanduser()
 
     def __enter__(self) -> "RunLock":
+        self.made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self.lock = FileLock(self.folder / ".lock")
@@ -39,6 +40,10 @@ class RunLock:
         return self
 
     def __exit__(self, *_):
+        with suppress(OSError):
+            if self.made and os.listdir(self.folder) == [".lock"]:  # nothing came of it
+                (self.folder / ".lock").unlink()
+                self.folder.rmdir()
         self.lock.release()
 
     def __fspath__(self) -> str:
