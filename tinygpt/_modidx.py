@@ -63,6 +63,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'tinygpt.data.validation_batches': ('data.html#validation_batches', 'tinygpt/data.py')},
             'tinygpt.engine.clock': {},
             'tinygpt.engine.cores': {},
+            'tinygpt.engine.interrupts': {},
             'tinygpt.engine.loss': {},
             'tinygpt.engine.modes': {},
             'tinygpt.engine.prime': {},

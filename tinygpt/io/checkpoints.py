@@ -242,7 +242,7 @@ def load(
     spec, found = weights.read_config(folder), weights.list_weights(folder, file)
     model_type, model = build_on_meta(folder / "config.json", spec, len(found))
     if weights.config_crc32(folder, file) not in (None, checksum(asdict(model.config))):
-        raise ValueError(f"{folder / 'config.json'} is damaged, or was changed after {file} was written: get both again")
+        raise ValueError(f"{folder / 'config.json'} is damaged, or was changed since {file} was written: get both anew")
     wanted, tied = model.state_dict(), model.config.tied
     expected, embedding = to_hf(wanted, model_type), hf_name("embed.weight", model_type)
     prefix, _, bare = embedding.partition(".")  # the hub's GPT-2 has its tensors without a prefix, as a Qwen3Model has

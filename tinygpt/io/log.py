@@ -110,8 +110,9 @@ def check_log(folder: Path, step: int, crc32: int) -> list[Record]:
     path = folder / "log.csv"
     records = [record for record in read_records(folder) if record.step <= step] if path.exists() else []
     if missing := sorted({*range(1, step + 1)}.difference(record.step for record in records)):
-        warnings.warn(f"{path} lacks {len(missing)} of its first {step:,} steps, from step {missing[0]} on", stacklevel=2)
+        lost = f"{len(missing)} of its first {step:,} steps, from step {missing[0]} on"
+        warnings.warn(f"{path} lacks {lost}", stacklevel=2)
     elif zlib.crc32(content_of(records)) != crc32:
-        raise ValueError(f"{path} is damaged: its steps up to {step:,} are not those that were written; get it again, or "
-                         "move it away")
+        raise ValueError(f"{path} is damaged: its first {step:,} steps are not those that were written; get it again, "
+                         "or move it away")
     return records

@@ -19,7 +19,8 @@ def open_regular(path: str | Path) -> BinaryIO:
     "Open a file for reading bytes; raise ValueError for a folder, or for a pipe or a device, which may never end."
     mode = os.stat(path).st_mode  # before it is opened: to open a pipe waits for its writer
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{path} is not a regular file, but a {'folder' if stat.S_ISDIR(mode) else 'pipe or a device'}")
+        found = "folder" if stat.S_ISDIR(mode) else "pipe or a device"
+        raise ValueError(f"{path} is not a regular file, but a {found}")
     return open(path, "rb")
 
 def read_bytes(path: str | Path, most: int = LARGEST_JSON) -> bytes:

@@ -36,7 +36,8 @@ class RunLock:
             self.lock = FileLock(self.folder / ".lock")
             self.lock.acquire(blocking=False)
         except Timeout:
-            raise ValueError(f"another run is writing into {self.folder}: wait for it, or name another folder") from None
+            raise ValueError(f"another run is writing into {self.folder}: wait for it, or name another "
+                             "folder") from None
         return self
 
     def __exit__(self, *_):
@@ -160,8 +161,8 @@ def check_new(folder: Path):
     if log.exists() and ((folder / "train.yaml").exists() and not read_records(folder)):
         return  # a run that was stopped before its first checkpoint
     if log.exists():
-        raise ValueError(f"{folder} has the log of a run, but its checkpoints ({folder / 'state'}) are gone, so it cannot "
-                         "be resumed: name another folder")
+        raise ValueError(f"{folder} has the log of a run, but its checkpoints ({folder / 'state'}) are gone, so it "
+                         "cannot be resumed: name another folder")
     if found:
         raise ValueError(f"{folder} has a model already ({found[0]}): name another folder")
 
@@ -182,8 +183,10 @@ class RunFolder:
         if not resume:
             raise ValueError(f"{folder} has a run already: continue it with resume=True, or name another folder")
         before = read_settings(folder / "train.yaml")
-        if other := [f"{name}={before.get(name)}" for name in settings | before if before.get(name) != settings.get(name)]:
-            raise ValueError(f"the run in {folder} was started with {', '.join(other)}: resume it with the same settings")
+        changed = [name for name in settings | before if before.get(name) != settings.get(name)]
+        if changed:
+            started = ", ".join(f"{name}={before.get(name)}" for name in changed)
+            raise ValueError(f"the run in {folder} was started with {started}: resume it with the same settings")
         remove_leftovers(folder)
         note = load_checkpoint(run, folder, self.about)
         self.log = Log(folder, check_log(folder, note["step"], note["log"]))
@@ -216,7 +219,8 @@ def remove_leftovers(folder: Path):
             file.unlink()
 
 @contextmanager
-def open_run(run, texts: Sequence[Tokens], tok, out: str | Path | RunLock | None, resume: bool) -> Iterator[RunFolder | None]:
+def open_run(run, texts: Sequence[Tokens], tok, out: str | Path | RunLock | None,
+             resume: bool) -> Iterator[RunFolder | None]:
     "The folder of a run, locked, with what it already holds loaded; None if nothing is to be written."
     if out is None:
         yield None
