@@ -275,7 +275,7 @@ def test_what_killed_writers_left_is_removed(place):
     (folder / "state" / "00000005.safetensors").write_bytes(b"of no note")
     mine = folder / ".notes.draft"
     mine.write_text("of the user")
-    assert len([*folder.rglob(".*.draft")]) == 4
+    assert len([*folder.rglob(".*.draft")]) == 3  # the second of two in one folder has removed the first
     run(place, resume=True)
     assert [*folder.rglob(".*.draft")] == [mine]
     assert sorted(path.name for path in (folder / "state").iterdir()) == [
@@ -370,3 +370,36 @@ def test_a_tokenizer_that_replaces_another_is_whole_at_any_instant(tmp_path, mon
     with pytest.raises(RuntimeError):
         second.save(tmp_path)
     assert load_tokenizer(tmp_path).tokens == second.tokens
+
+
+def test_old_checkpoints_that_a_killed_run_did_not_remove_are_removed(place, monkeypatch):
+    with monkeypatch.context() as context, pytest.raises(RuntimeError):
+        context.setattr(runs, "remove_old_checkpoints", fail_at_six)
+        run(place)
+    assert len([*(place / "run" / "state").glob("*.json")]) == 4
+    run(place, resume=True)
+    assert sorted(path.name for path in (place / "run" / "state").glob("*.json")) == ["00000004.json", "00000006.json"]
+
+
+def fail_at_six(state):
+    if (state / "00000006.json").exists():
+        raise RuntimeError
+
+
+def test_a_tokenizer_that_is_gone_is_noticed(place):
+    run(place)
+    (place / "run" / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="tokenizer.json is gone.*tokenizer=False"):
+        load(place / "run")
+    assert load(place / "run", tokenizer=False)[1] is None
+
+
+def test_writing_again_removes_the_draft_of_a_killed_writer(tmp_path):
+    script = (
+        "import os, sys; from tinygpt.io import atomic; from tinygpt.tokenizer import CharTokenizer\n"
+        "atomic.os.replace = lambda *_: os._exit(1); CharTokenizer('abc').save(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path])
+    assert len([*tmp_path.glob(".*.draft")]) == 1
+    CharTokenizer("abc").save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]

@@ -27,6 +27,7 @@ def named_errors(path: Path) -> Iterator[None]:
 def atomic_write(path: Path) -> Iterator[Path]:
     "A temporary file to write; it replaces `path` once it is complete on disk. After an error, `path` is unchanged."
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_drafts(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.draft")
     try:
         with named_errors(path), open(draft, "wb") as file:

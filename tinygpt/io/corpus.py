@@ -116,6 +116,8 @@ def corpus(name_or_path: str | Path) -> Corpus:
             return own_corpus("shakespeare", [downloads.shakespeare()])
         case "tinystories":  # two million stories in simple words (2 GB)
             return Corpus("tinystories", **{name: stories(path) for name, path in downloads.tinystories().items()})
+    if name_or_path == "":
+        raise ValueError("the name of the text is empty; for all texts in this folder, give '.'")
     path = Path(name_or_path).expanduser()
     if not path.exists():
         known = ", ".join(CORPORA)

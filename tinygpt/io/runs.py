@@ -119,6 +119,10 @@ def save_checkpoint(run, folder: Path, tok, about: dict):
     write_model(folder, run.model, tok)
     note = {name: getattr(run, name) for name in PROGRESS} | {"tensors": weights.header_crc32(state / file)} | about
     write_json((state / file).with_suffix(".json"), note | {"crc32": checksum(note)})
+    remove_old_checkpoints(state)
+
+def remove_old_checkpoints(state: Path):
+    "Remove all checkpoints but the two newest."
     for old in sorted(state.glob("*.json"))[:-2]:
         old.unlink()
         old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -187,8 +191,8 @@ class RunFolder:
         if changed:
             started = ", ".join(f"{name}={before.get(name)}" for name in changed)
             raise ValueError(f"the run in {folder} was started with {started}: resume it with the same settings")
-        remove_leftovers(folder)
         note = load_checkpoint(run, folder, self.about)
+        remove_leftovers(folder)
         self.log = Log(folder, check_log(folder, note["step"], note["log"]))
         write_model(folder, run.model, tok)  # what is there may be older or newer
 
@@ -211,9 +215,10 @@ class RunFolder:
         save_checkpoint(self.run, self.folder, self.tok, self.about | {"log": self.log.crc32})
 
 def remove_leftovers(folder: Path):
-    "Remove what killed runs left in a folder: drafts, and tensors that never became a checkpoint."
+    "Remove what killed runs left in a folder: drafts, old checkpoints, and tensors that never became one."
     for part in folder, folder / "state":
         remove_drafts(part)
+    remove_old_checkpoints(folder / "state")
     for file in (folder / "state").glob("*.safetensors"):
         if not file.with_suffix(".json").exists():
             file.unlink()

@@ -52,16 +52,19 @@ def save(tok, folder: str | Path):
     write_json(path.with_name("tokenizer.json"), content)
     write_json(path, config_json(content))
 
+def kept_checksum(folder: str | Path) -> str | None:
+    "The checksum in the tokenizer_config.json of a folder; None if `save` did not write that file as it is."
+    with suppress(OSError, ValueError):
+        config = read_json(Path(folder) / "tokenizer_config.json")
+        return config["crc32"] if config.keys() == config_json({}).keys() else None
+
 def load(cls: type, folder: str | Path, *others: type):
     "The tokenizer in the tokenizer.json of a folder, of this class or of one of the others if that has its model type."
-    path, config = Path(folder) / "tokenizer.json", {}
+    path = Path(folder) / "tokenizer.json"
     def convert(spec: dict):
         return from_json(next((other for other in others if other.model_type == spec["model"].get("type")), cls), spec)
     tok = read_json(path, convert)
-    with suppress(OSError, ValueError):
-        config = read_json(path.with_name("tokenizer_config.json"))
-    ours = config_json(to_json(tok))
-    if config.keys() == ours.keys() and config["crc32"] != ours["crc32"]:
+    if kept_checksum(folder) not in (None, checksum(to_json(tok))):
         raise ValueError(f"{path} is damaged, or was changed since tinygpt wrote it: get both it and "
                          "tokenizer_config.json again, or remove the latter if the change is meant")
     return tok
