@@ -145,7 +145,7 @@ def model_config(preset: str = "modern", **changes) -> GPTConfig:
 
 def text_setting(text: str) -> str:
     "The name of a corpus as it is; the whole path of a file."
-    return text if text in CORPORA else os.path.abspath(os.path.expanduser(text))
+    return text if text in CORPORA or not text else os.path.abspath(os.path.expanduser(text))
 
 def resolve(*layers: dict) -> dict:
     "All settings: the defaults, changed by each layer in turn; raises UsageError where they are impossible."
