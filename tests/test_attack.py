@@ -36,7 +36,7 @@ def test_the_attack_notices_a_hang_a_process_left_much_memory_a_traceback_and_an
 
 
 @pytest.mark.parametrize(
-    "kind, most", {"kills": 5, "operations": 10, "folders": 12, "commands": 25, "calls": 40}.items()
+    "kind, most", {"kills": 3, "operations": 10, "folders": 10, "commands": 20, "calls": 40}.items()
 )
 def test_nothing_is_lost_and_nothing_silently_wrong(kind, most):
     table = python("-m", "tests.attack", "--only", kind, "--most", str(most))

@@ -28,8 +28,8 @@ def plot(
     out: str = "plot.png",  # a PNG, SVG or PDF file, or a folder for plot.png
 ):
     "Draw the losses of runs into one picture."
-    import matplotlib.style
-    matplotlib.use("Agg")  # opens no window
+    import matplotlib.pyplot as plt
+    plt.switch_backend("Agg")  # opens no window
     folders, logs, file = [Path(name).expanduser() for name in runs], {}, Path(out).expanduser()
     if file.is_dir() or out.endswith(os.sep):
         file = file / "plot.png"
@@ -41,8 +41,9 @@ def plot(
         logs[name] = read_log(folder)
         if not logs[name]:
             raise ValueError(f"the run in {name} has not made a step yet")
-    with matplotlib.style.context("tinygpt.assets.course"):
+    with plt.style.context("tinygpt.assets.course"):
         fig = training_plot(logs, common_floor(folders))
         with atomic_write(file) as draft:
             fig.savefig(draft, bbox_inches="tight", format=file.suffix[1:])
+    plt.close(fig)
     print(printable(file))

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: a command ends with one line and exit code 130, from the moment that this module is imported."""
 
+import atexit
 import os
 import signal
 import sys
@@ -46,3 +47,4 @@ def raise_interrupt() -> Iterator[None]:
 _words = sys.orig_argv[-len(sys.argv) :]  # the script or module that Python runs, and its arguments
 if _words and os.path.basename(_words[0]) in ("tinygpt", "-mtinygpt", "tinygpt.exe"):
     take_signals(end)
+    atexit.register(take_signals, signal.SIG_IGN)  # all is done: Python would give them back, and die of them

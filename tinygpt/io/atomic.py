@@ -6,8 +6,9 @@ import re
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # on Windows, where an open file cannot be removed
@@ -23,6 +24,17 @@ def named_errors(path: Path) -> Iterator[None]:
             error.filename = str(path)
         raise
 
+def open_locked(draft: Path) -> BinaryIO:
+    "A new file, locked until it is closed or its writer is killed, so that nobody removes it as left behind."
+    while True:
+        file = open(draft, "wb")
+        with suppress(OSError):
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if draft.exists():  # else somebody removed it before it was locked
+            return file
+        file.close()
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     "A temporary file to write; it replaces `path` once it is complete on disk. After an error, `path` is unchanged."
@@ -30,9 +42,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     remove_drafts(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.draft")
     try:
-        with named_errors(path), open(draft, "wb") as file:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or its writer is killed
+        with named_errors(path), open_locked(draft) as file:
             mode = os.fstat(file.fileno()).st_mode  # what the umask allows
             yield draft
             draft.chmod(mode)
@@ -49,10 +59,9 @@ def remove_drafts(folder: Path):
     "Remove the drafts of writers that were killed; those of living ones are locked."
     for draft in folder.glob(".*.draft"):
         if re.fullmatch(r"\..+\.\d+\.\d+\.draft", draft.name):
-            with suppress(OSError):
-                with open(draft, "rb") as file:
-                    if fcntl:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError), open(draft, "rb") if fcntl else nullcontext() as file:
+                if fcntl:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 draft.unlink()
 
 def checksum(content: dict) -> str:
