@@ -254,7 +254,7 @@ REFUSED_BY_US = r"""resumed(args, lambda: Path('text.txt').write_text('5 and 6 m
     tg.TrainConfig(steps=2, seed=-1); tg.TrainConfig(steps=2, batch_size=0); tg.TrainConfig(steps=2, clip=0);
     tg.TrainConfig(steps=2, warmup=-1); tg.TrainConfig(steps=2, save_every=0); tg.BPETokenizer.train('text.txt', 300);
     tg.BPETokenizer.train('ab', 10); tg.BPETokenizer.train('ab', 300, pattern='(?r).').encode('abc');
-    tg.BPETokenizer.train('ab', 300, pattern='('); tg.BPETokenizer.train('ab', 300, pattern='a').encode('ab');
+    tg.BPETokenizer.train('ab', 300, pattern='(');
     tg.BPETokenizer.train('ab', -1); tg.BPETokenizer.train('ab', 300, pattern='(?:a|a)*c').encode('a' * 40);
     tg.BPETokenizer.train('ab', 300, '<|end|>'); tg.BPETokenizer.train('ab', 300, ['']);
     tg.BPETokenizer.train('ab', 300, ['a', 'a']); tg.BPETokenizer.load('folder'); tg.BPETokenizer.train(b'bytes', 300);
@@ -280,7 +280,8 @@ REFUSED_BY_US_OR_PYTHON = """tg.Muon([], lr=0.1); tg.Muon(model.parameters(), lr
     tg.save(model, 'new'); tg.load(None); tg.load(model); tg.BPETokenizer.train(5, 300);
     tg.BPETokenizer.train(None, 300); tg.CharTokenizer.train(5)"""
 NO_MISTAKE = """tok.decode(tok.encode('3 and 4 \ud7ff \U0001f600')) == '3 and 4 \ud7ff \U0001f600';
-    tok.encode('') == []; len(tg.train(model, tok, text, plan)) == 2;
+    (a := tg.BPETokenizer.train('ab', 300, pattern='a')).decode(a.encode('ab')) == 'ab'; tok.encode('') == [];
+    len(tg.train(model, tok, text, plan)) == 2;
     len(tg.train(model, tok, text, plan, 'new', resume=True)) == 2; tg.load('no-tokenizer')[1] is None;
     tg.logprob('not a tale') == -float('inf'); tg.spans('') == []; tg.answers('') == [];
     tg.load(Path('run'))[1].words == tok.words; len(list(text)) > 0; model(ids).shape == (*ids.shape, tok.vocab_size);
