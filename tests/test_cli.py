@@ -1092,3 +1092,13 @@ def test_a_command_replaces_no_model_and_no_tokenizer(tmp_path, monkeypatch):
         code, _, err = call("train", "sums.txt", *SMALL, "--train.steps", 3, "--out", kind)
         assert code == 1 and is_sentence(err) and kind in err and ".json" in err
         assert {path: path.read_bytes() for path in Path(kind).iterdir() if path.name != ".lock"} == before
+
+
+@pytest.mark.parametrize("change", [(b"sums.txt", b"sumt.txt"), (b"text: ", b"#ext: "), (b"seed: 0", b"seed: 1")])
+def test_changed_settings_of_a_run_are_noticed(tmp_path, change):
+    shutil.copytree("runs/sums", tmp_path / "run")
+    path = tmp_path / "run" / "command.yaml"
+    path.write_bytes(path.read_bytes().replace(*change))
+    for words in ["train", "--resume", "--out"], ["plot", "--out", tmp_path / "p.png"], ["eval"]:
+        code, _, err = call(*words, tmp_path / "run")
+        assert code == 1 and is_sentence(err) and "command.yaml is damaged" in err

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import os
 import re
+import zlib
 from argparse import HelpFormatter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -11,9 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 import torch
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from tinygpt import GPTConfig, TrainConfig, presets
 from tinygpt.gpt import SHAPES
+from tinygpt.io.atomic import atomic_write
 from tinygpt.io.corpus import CORPORA
 from tinygpt.io.reading import parse_yaml, read_bytes
 
@@ -165,8 +168,18 @@ def resolve(*layers: dict) -> dict:
     del shape["vocab_size"]
     return run | {"model": {"preset": model["preset"]} | shape, "train": plan}
 
+def write_command(folder: Path, settings: dict):
+    "Write the settings of a run, with their checksum."
+    text = yaml.safe_dump(settings, sort_keys=False)
+    with atomic_write(folder / COMMAND_FILE) as draft:
+        draft.write_text(f"{text}# crc32 {zlib.crc32(text.encode()):08x}\n", encoding="utf-8")
+
 def settings_of_run(folder: Path) -> dict:
     "All settings that the run in a folder was started with."
     if not (folder / COMMAND_FILE).is_file():
         raise ValueError(f"{folder} has no {COMMAND_FILE}: it is not the folder of a run of tinygpt train")
+    raw = read_bytes(folder / COMMAND_FILE)
+    kept = re.search(rb"# crc32 ([0-9a-f]{8})\n\Z", raw)
+    if kept and int(kept[1], 16) != zlib.crc32(raw[: kept.start()]):
+        raise ValueError(f"{folder / COMMAND_FILE} is damaged: it does not match its checksum")
     return resolve(read_settings(folder / COMMAND_FILE))

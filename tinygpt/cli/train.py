@@ -9,10 +9,9 @@ import torch
 import yaml
 import tinygpt as tg
 from tinygpt.cli.evaluate import eval_command
-from tinygpt.cli.settings import (COMMAND_FILE, Device, config_file, model_config, pick_device, read_settings, resolve,
-                                  settings_of_run)
+from tinygpt.cli.settings import (Device, config_file, model_config, pick_device, read_settings, resolve,
+                                  settings_of_run, write_command)
 from tinygpt.cli.tokenizer import make_tokenizer
-from tinygpt.io.atomic import atomic_write
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.io.runs import RunLock, check_new, has_checkpoint
 from tinygpt.sample import continue_text
@@ -79,8 +78,7 @@ def train(
         shape = model_config(**settings["model"], vocab_size=tok.vocab_size)
         plan = tg.TrainConfig(**settings["train"])
         if not resume:
-            with atomic_write(folder / COMMAND_FILE) as draft:
-                draft.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            write_command(folder, settings)
         torch.manual_seed(plan.seed)
         model = tg.GPT(shape)
         if settings["prime"]:
