@@ -274,8 +274,7 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
     if weights.is_there(folder / "tokenizer.json"):
         return tokenizer_files.load(BPETokenizer, folder, CharTokenizer)
     if tokenizer_files.kept_checksum(folder):
-        raise FileNotFoundError(f"{folder} has the tokenizer_config.json of a tokenizer, but its tokenizer.json is gone: "
-                                "get it again")
+        raise FileNotFoundError(f"{folder} has a tokenizer_config.json, but its tokenizer.json is gone: get it again")
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     if weights.is_there(vocab) and weights.is_there(merges):
         return tokenizer_files.load_gpt2(BPETokenizer, vocab, merges)
