@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 import torch
-from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tinygpt.io.atomic import atomic_write, checksum
 from tinygpt.io.reading import LARGEST_JSON, open_regular, parse_json, read_json, readable_errors
@@ -72,23 +72,26 @@ def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WE
                   config: dict | None = None):
     "Write tensors as safetensors, with a checksum of each and of the config; only those not contiguous are copied."
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    specs, metadata = {}, {"format": "pt"} | ({"config crc32": checksum(config)} if config else {})
-    for name, tensor in tensors.items():
+    metadata = {"format": "pt"} | ({"config crc32": checksum(config)} if config else {})
+    header, size = {"__metadata__": metadata}, 0
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # aligned
+    for name in order:
+        tensor = tensors[name]
         if tensor.dtype not in CODES:
             raise ValueError(f"the tensor {name!r} is {tensor.dtype}; weights are one of {_listed(map(str, CODES))}")
         _check_finite(tensor, f"the tensor {name!r}")
         metadata[f"crc32 {name}"] = _checksum(name, tensor)
-        dtype, address = str(tensor.dtype).removeprefix("torch."), tensor.data_ptr()
-        specs[name] = TensorSpec(dtype=dtype, shape=tensor.shape, data_ptr=address, data_len=tensor.nbytes)
+        offsets = [size, size := size + tensor.nbytes]
+        header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+    start = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    start += b" " * (-len(start) % 8)
     try:
-        with atomic_write(Path(folder, file)) as draft:
-            serialize_file(specs, draft, metadata)
-            with open(draft, "r+b") as out:  # sort the header: the library writes the metadata in random order
-                header = json.dumps(_read_header(out), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-                out.seek(8)
-                out.write(header.encode())
-    except (OSError, SafetensorError) as error:
-        why = f"{file} cannot be written in {folder} ({getattr(error, 'strerror', None) or error})"
+        with atomic_write(Path(folder, file)) as draft, open(draft, "r+b") as out:
+            out.write(len(start).to_bytes(8, "little") + start)
+            for name in order:
+                out.write(_bytes(tensors[name]))
+    except OSError as error:
+        why = f"{file} cannot be written in {folder} ({error.strerror or error})"
         raise OSError(f"{why}, and what was there is unchanged: free some space, or name another folder") from None
 
 def header_crc32(path: Path) -> str:
@@ -208,8 +211,12 @@ def _read_tensor(name: str, path: Path, file: safe_open, shape: tuple[int, ...],
 
 def _checksum(name: str, tensor: Tensor) -> str:
     "The CRC-32 of a contiguous tensor's dtype, name and bytes."
+    return f"{zlib.crc32(_bytes(tensor), zlib.crc32(f'{CODES[tensor.dtype]} {name}'.encode())):08x}"
+
+def _bytes(tensor: Tensor) -> memoryview:
+    "The bytes of a contiguous tensor, not copied."
     flat = tensor.as_strided((tensor.numel(),), (1,))  # reshape(-1) may keep a stride of 2 where there is one number
-    return f"{zlib.crc32(flat.view(torch.uint8).numpy(), zlib.crc32(f'{CODES[tensor.dtype]} {name}'.encode())):08x}"
+    return memoryview(flat.view(torch.uint8).numpy())
 
 def _check_finite(tensor: Tensor, what: str):
     "Raise ValueError if a tensor holds NaN or infinity."
