@@ -6,6 +6,7 @@
 __all__ = ['NORMS', 'SHAPES', 'GPTConfig', 'make_norm', 'make_block', 'GPT', 'count_parameters', 'count_flops']
 
 # %% ../nbs/08_gpt.ipynb #imports
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +47,7 @@ class GPTConfig:
     tied: bool = True  # whether lm_head and embedding are one matrix
     rope_base: float = 1e6  # the larger, the slower the slowest rotation
     norm_eps: float = 1e-6  # keeps a norm from dividing by zero
+    embedding_std: float = 2.0  # of new embeddings
 
     def __post_init__(self):
         guard.gpt_config(self, NORMS, MLPS)
@@ -108,10 +110,13 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        "Embeddings start normal with std 0.02, last matrices and biases at zero; the rest as PyTorch makes it."
+        "Embeddings start normal with std 2, last matrices and biases at zero; the rest as PyTorch makes it."
+        c = self.config
         for table in self.embed, self.position_embedding, self.lm_head:
             if table is not None:
-                nn.init.normal_(table.weight, std=0.02)  # small logits at first: all tokens equally likely
+                nn.init.normal_(table.weight, std=c.embedding_std)
+        small_logits = 0.5 / (c.embedding_std * math.sqrt(c.n_embd))  # the gain with which logits have std 0.5
+        nn.init.constant_(self.norm.weight, min(1.0, small_logits))
         for block in self.blocks:  # a new block adds nothing to the stream
             nn.init.zeros_(block.attention.proj.weight)
             nn.init.zeros_(block.mlp.down.weight)
