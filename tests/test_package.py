@@ -47,6 +47,7 @@ PUBLIC = {
     "show.diagram": "data_flow parameter_map",
     "show.pictures": "Picture color_tokens slider table",
     "show.progress": "to_tensorboard to_wandb show_samples LivePlot",
+    "show.steps": "progress",
     "show.training": "ladder training_plot",
     "tales": "tale logprob chat train_tokenizer the_tokenizer",
     "tokenizer": "BYTES Tokenizer CharTokenizer PairCounts learn_merges apply_merges BPETokenizer",

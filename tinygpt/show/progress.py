@@ -14,15 +14,11 @@ from tinygpt.io.runs import read_settings
 from tinygpt.presets import TRAINED
 from tinygpt.sample import continue_text
 from tinygpt.show.pictures import show
+from tinygpt.show.steps import in_notebook
 from tinygpt.show.training import training_plot
 from tinygpt.world.judging import floor_of
 
 __all__ = ["to_tensorboard", "to_wandb", "show_samples", "LivePlot"]
-
-def in_notebook() -> bool:
-    "Whether this runs in a notebook, where pictures can be displayed."
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return hasattr(shell, "kernel")
 
 def print_evaluation(record: Record):
     "A consumer that prints a line for each evaluation, where no progress bar can be shown."
