@@ -48,7 +48,7 @@ PUBLIC = {
     "show.pictures": "Picture color_tokens slider table",
     "show.progress": "to_tensorboard to_wandb show_samples LivePlot",
     "show.steps": "progress",
-    "show.training": "ladder training_plot",
+    "show.training": "ladder recorded_ladder recorded_skills recorded_losses on_track_plot training_plot",
     "tales": "tale logprob chat train_tokenizer the_tokenizer",
     "tokenizer": "BYTES Tokenizer CharTokenizer PairCounts learn_merges apply_merges BPETokenizer",
     "training": "SCHEDULES RECIPE TrainConfig Run Diverged training_steps validate evaluate_run train",

@@ -1,27 +1,76 @@
 """Plots of losses: a ladder of models, and runs with their loss falling towards the floor and skills switching on."""
 
+import csv
 from collections.abc import Mapping, Sequence
+from functools import cache
 import numpy as np
 from tinygpt.io.log import Record
+from tinygpt.presets import ASSETS
 from tinygpt.world.skills import CHANCE
 
-__all__ = ["ladder", "training_plot"]
+__all__ = ["ladder", "recorded_ladder", "recorded_skills", "recorded_losses", "on_track_plot", "training_plot"]
 
-def ladder(rungs: dict[str, float], floor: float | None = None):
-    "A chart of losses, in nats per token, from top to bottom; the last one is the newest."
+def ladder(rungs: dict[str, float | Sequence[float]], floor: float | None = None):
+    "A chart of losses, in nats per token, from top to bottom, the newest last; of several seeds, their median and each."
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(7.2, 0.8 + 0.34 * len(rungs)))
-    for row, loss in enumerate(rungs.values()):
-        newest, ground = row == len(rungs) - 1, floor or 0
+    seeds = [np.atleast_1d(losses) for losses in rungs.values()]
+    for row, losses in enumerate(seeds):
+        newest, ground, loss = row == len(rungs) - 1, floor or 0, np.median(losses)
         ax.barh(row, loss - ground, 0.62, left=ground, color="C0", alpha=1 if newest else 0.5)
-        ax.text(loss, row, f"  {loss:.2f}", va="center", weight="bold" if newest else "normal")
+        if len(losses) > 1:
+            ax.plot(losses, [row] * len(losses), "|", color="C1", ms=9)
+        ax.text(max(losses), row, f"  {loss:.2f}", va="center", weight="bold" if newest else "normal")
     ax.set_yticks(range(len(rungs)), rungs)
-    ax.set(xlabel="loss (nats a token)", xlim=(0, 1.12 * max(rungs.values())))
+    ax.set(xlabel="loss (nats per token)", xlim=(0, 1.12 * max(map(max, seeds))))
     ax.set_ylim(len(rungs) - 0.5, -0.5)
     if floor is not None:
         ax.axvspan(0, floor, facecolor="none", edgecolor="C1", hatch="///", lw=0)
         ax.axvline(floor, color="C1")
         ax.text(floor, -0.6, f"the floor: {floor:.3f}", color="C1", va="bottom")
+    return fig
+
+@cache
+def ladder_rows() -> list[dict[str, str]]:
+    "The rows of data/ladder.csv."
+    with open(ASSETS.parents[1] / "data" / "ladder.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+def last_rows(steps: int) -> dict[str, list[dict[str, str]]]:
+    "The last row of each recorded run of this many steps, by rung; those of the models that count come first."
+    rungs: dict[str, list] = {}
+    for row in ladder_rows():
+        if row["val_loss"] and int(row["steps"]) in (0, steps):
+            rungs.setdefault(row["rung"], []).append(row)
+    return rungs
+
+def recorded_ladder(steps: int = 300) -> dict[str, list[float]]:
+    "The validation losses of each rung, one for each recorded seed."
+    return {rung: [float(row["val_loss"]) for row in rows] for rung, rows in last_rows(steps).items()}
+
+def recorded_skills(steps: int = 300) -> dict[str, dict[str, float]]:
+    "The accuracy of each skill at each rung, averaged over the recorded seeds."
+    return {rung: {skill: float(np.mean([float(row[skill]) for row in rows])) for skill in CHANCE}
+            for rung, rows in last_rows(steps).items()}
+
+def recorded_losses(rung: str, steps: int = 300) -> np.ndarray:
+    "The training losses of the recorded seeds, (seeds, steps / 10): each is the average of 10 steps."
+    rows = [row for row in ladder_rows() if row["rung"] == rung and int(row["steps"]) == steps]
+    return np.array([float(row["loss"]) for row in rows]).reshape(-1, steps // 10)
+
+def on_track_plot(losses: Sequence[float], rung: str, floor: float | None = None):
+    "The losses of a run, each an average of 10 steps, on the band of the recorded runs of this rung."
+    import matplotlib.pyplot as plt
+    recorded = recorded_losses(rung, len(losses))
+    mine, at = np.reshape(losses, (-1, 10)).mean(1), np.arange(10, len(losses) + 1, 10)
+    fig, ax = plt.subplots(figsize=(7.2, 2.8))
+    ax.fill_between(at, recorded.min(0), recorded.max(0), color="C0", alpha=0.25, lw=0, label="recorded, three seeds")
+    ax.plot(at, mine, color="C1", lw=1.5, label="your run")
+    if floor is not None:
+        ax.axhline(floor, color="C1", ls=":")
+        ax.annotate("the floor", (at[-1], floor), (0, 3), textcoords="offset points", color="C1", ha="right")
+    ax.set(xlabel="step", ylabel="loss (nats per token)", xlim=(0, at[-1]), ylim=(0, None))
+    ax.legend()
     return fig
 
 def smooth(values: Sequence[float], width: int = 20) -> np.ndarray:
