@@ -303,13 +303,11 @@ def tales():
     import torch
 
     from tinygpt import GPT, GPTConfig, Windows, corpus, encode_corpus, the_tokenizer
-    from tinygpt.engine.prime import prime
     from tinygpt.training import RECIPE, Run, training_steps
 
     tok, nano = the_tokenizer(), nano_run(*letters())
     torch.manual_seed(RECIPE.seed)
     model = GPT(GPTConfig.named("tiny"))
-    prime(model)
     windows = Windows(encode_corpus(corpus("tales").train, tok), 256, RECIPE.batch_size)
     ours = training_steps(Run(model, windows, RECIPE))
 

@@ -29,7 +29,6 @@ PUBLIC = {
     "block": "MLPS MLP SwiGLU Block",
     "cache": "KVCache",
     "data": "make_batch bucket_by_length Windows ValidationBatches validation_batches",
-    "engine.prime": "prime",
     "engine.splitting": "GPT2_SPLIT GPT4_SPLIT",
     "gpt": "NORMS SHAPES GPTConfig make_norm make_block GPT count_parameters count_flops",
     "io.checkpoints": "load save",

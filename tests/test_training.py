@@ -18,7 +18,6 @@ import torch
 from tinygpt import training
 from tinygpt.data import Windows, validation_batches
 from tinygpt.engine import clock
-from tinygpt.engine.prime import prime
 from tinygpt.gpt import GPT, GPTConfig
 from tinygpt.io import weights
 from tinygpt.io.checkpoints import load
@@ -26,7 +25,7 @@ from tinygpt.io.corpus import corpus
 from tinygpt.io.log import Record, read_records
 from tinygpt.io.tokens import encode_corpus
 from tinygpt.sample import continue_text, sample_tales
-from tinygpt.show import progress
+from tinygpt.show import progress, steps
 from tinygpt.show.training import training_plot
 from tinygpt.tokenizer import CharTokenizer
 from tinygpt.training import RECIPE, Diverged, Run, TrainConfig, train, training_steps, validate
@@ -421,17 +420,22 @@ def test_elsewhere_than_in_a_terminal_progress_is_lines(lesson, capsys):
     assert "\r" not in said.out + said.err and "\x1b" not in said.out + said.err
 
 
-def test_the_bar_of_a_notebook_is_as_long_as_the_plan_says(monkeypatch):
-    import tqdm.auto
-    import tqdm.notebook
+def test_a_notebook_shows_how_far_a_run_by_minutes_is(monkeypatch):
+    import IPython.display
 
-    monkeypatch.setattr(tqdm.auto, "tqdm", tqdm.notebook.tqdm)
-    shown = progress.ProgressBar(4, 30)  # resumed after step 4, by minutes
-    for step, steps in (5, 40), (6, 50), (7, 44):
-        shown(Record(step, steps, 1.0, 1.0, 1.0, 1, 1.0, 1.0))
-        bar = shown.bar.container.children[1]
-        assert (bar.value, bar.max) == (step, steps)
-    shown.bar.close()
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append(data["text/plain"])
+
+    monkeypatch.setattr(IPython.display, "display", lambda *_, **__: Handle())
+    counter = steps.StepCounter(4, 30)  # resumed after step 4
+    for step, planned, now in (5, 40, 0.6), (6, 50, 0.8), (7, 44, 1.3), (43, 43, 1.4):
+        monkeypatch.setattr(steps, "perf_counter", lambda: counter.start + now)
+        counter.update(step, planned, ", loss 1.00")
+    assert shown == ["step 5 of 40, loss 1.00", "step 7 of 44, loss 1.00", "43 steps in 1 s"]
+    assert list(steps.progress(3)) == [0, 1, 2]
 
 
 def test_skills_are_measured_where_the_corpus_has_them(tmp_path):
@@ -493,49 +497,6 @@ def test_valid_fraction_is_that_of_tales_which_the_grammar_can_write():
 
     right = [tale(seed) for seed in range(6)]
     assert valid_fraction(right) == 1 and valid_fraction([*right, "No.", right[0] + " No."]) == 6 / 8
-
-
-@pytest.mark.parametrize("shape", ["modern", "gpt2"])
-def test_a_primed_model_looks_at_its_likes_and_passes_them_on(shape):
-    torch.manual_seed(0)
-    kv = {"n_kv_head": 2} if shape == "modern" else {}
-    model = GPT(GPTConfig.named(shape, vocab_size=50, n_layer=2, n_head=4, n_embd=32, block_size=16, **kv))
-    prime(model)
-    x, attention = torch.randn(7, 32), model.blocks[1].attention
-    x[:, 0] = 0.0  # the number that all tokens share
-    group = 4 // attention.key.weight.unflatten(0, (-1, 8)).shape[0]
-    values = attention.value(x).unflatten(-1, (-1, 8)).repeat_interleave(group, 1).flatten(1)
-    passed = attention.proj(values)
-    if group == 1:
-        torch.testing.assert_close(passed, x, rtol=1e-4, atol=1e-4)
-    else:  # fewer values than numbers: what they hold is passed on, and nothing else
-        value = attention.value.weight
-        torch.testing.assert_close(passed, x @ value.T @ value, rtol=1e-4, atol=1e-4)
-    queries = attention.query.weight.unflatten(0, (4, 8))
-    assert attention.key.weight.unflatten(0, (-1, 8)).equal(queries[::group])
-    ids, weights_out = torch.tensor([[3, 9, 27, 31, 9]]), []
-    with torch.no_grad():
-        loss = model.loss(ids, torch.tensor([[9, 27, 31, 9, 5]]))
-        model(ids, weights_out=weights_out)
-    weight = weights_out[1][0, ::group, -1].mean(0)
-    assert weight[[1, 4]].sum() > 0.6 and abs(loss - math.log(50)) < 1
-
-
-def test_the_first_head_of_a_primed_model_looks_one_back_whatever_it_reads():
-    model = GPT(GPTConfig.modern(50, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, rope_base=1000.0))
-    prime(model)
-    weights_out = []
-    with torch.no_grad():
-        model(torch.randint(50, (3, 12)), weights_out=weights_out)
-    strength, speed = 0.5 ** torch.arange(8.0), 1000 ** -(torch.arange(8.0) / 8)
-    back = torch.arange(12.0)  # how far
-    score = 4 * (strength / strength.sum()) @ torch.cos(speed[:, None] * (back - 1))
-    for place in range(12):
-        wanted = score[: place + 1].flip(0).softmax(0).expand(3, -1)
-        torch.testing.assert_close(weights_out[0][:, 0, place, : place + 1], wanted, rtol=1e-3, atol=1e-4)
-    assert score.argmax() == 1
-    attention = model.blocks[0].attention
-    torch.testing.assert_close(attention.proj.weight[:, :16], 1.5 * attention.value.weight.T)
 
 
 def records_of(n, skills=True):

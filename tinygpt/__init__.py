@@ -5,7 +5,6 @@ from tinygpt.attention import Attention
 from tinygpt.baseline import bits_per_byte, cross_entropy, evaluate, perplexity
 from tinygpt.block import MLP, Block, SwiGLU
 from tinygpt.data import Windows, validation_batches
-from tinygpt.engine.prime import prime
 from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT
 from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
 from tinygpt.io.checkpoints import load, save
@@ -40,6 +39,6 @@ __all__ = [
     # Pictures
     "attention_map", "ladder",
     # Parts
-    "encode_corpus", "Tokens", "Windows", "validation_batches", "Attention", "MLP", "SwiGLU", "Block", "prime",
+    "encode_corpus", "Tokens", "Windows", "validation_batches", "Attention", "MLP", "SwiGLU", "Block",
     "build_optimizers", "Muon",
 ]

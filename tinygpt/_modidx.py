@@ -66,7 +66,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'tinygpt.engine.interrupts': {},
             'tinygpt.engine.loss': {},
             'tinygpt.engine.modes': {},
-            'tinygpt.engine.prime': {},
             'tinygpt.engine.splitting': {},
             'tinygpt.gpt': { 'tinygpt.gpt.GPT': ('gpt.html#gpt', 'tinygpt/gpt.py'),
                              'tinygpt.gpt.GPT.__init__': ('gpt.html#gpt.__init__', 'tinygpt/gpt.py'),

@@ -47,7 +47,7 @@ class GPTConfig:
     tied: bool = True  # whether lm_head and embedding are one matrix
     rope_base: float = 1e6  # the larger, the slower the slowest rotation
     norm_eps: float = 1e-6  # keeps a norm from dividing by zero
-    embedding_std: float = 2.0  # of new embeddings
+    embedding_std: float = 0.02  # of new embeddings
 
     def __post_init__(self):
         guard.gpt_config(self, NORMS, MLPS)
@@ -110,7 +110,7 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        "Embeddings start normal with std 2, last matrices and biases at zero; the rest as PyTorch makes it."
+        "Embeddings start normal with embedding_std, last matrices and biases at zero; the rest as PyTorch makes it."
         c = self.config
         for table in self.embed, self.position_embedding, self.lm_head:
             if table is not None:

@@ -17,7 +17,9 @@ def sample_tales(model: GPT, tok, n: int = 16, seed: int = 0) -> list[str]:
         for position in range(model.config.block_size):
             positions = torch.tensor([position], device=device)
             logits = model(ids[:, -1:].to(device), positions=positions, cache=cache)[:, -1]  # (n, V)
-            ids = torch.cat([ids, torch.multinomial(logits.softmax(-1).cpu(), 1, generator=rng)], 1)
+            probs = logits.softmax(-1).cpu()
+            races = probs / torch.empty_like(probs).exponential_(generator=rng)  # the largest wins with its probability
+            ids = torch.cat([ids, races.argmax(-1, keepdim=True)], 1)
             if (ids[:, 1:] == end).any(1).all():
                 break
     rows = (row[1:] + [end] for row in ids.tolist())

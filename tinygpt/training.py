@@ -62,7 +62,7 @@ class TrainConfig:
 
 # %% ../nbs/10_training.ipynb #run-class
 class Run:
-    "A training run: the model, its optimizers, and how far it is."
+    "A training run: the model, its optimizers, its batches, and how far it is."
 
     def __init__(self, model: GPT, windows: Windows, config: TrainConfig):
         self.model, self.windows, self.config = model, windows, config
@@ -77,7 +77,7 @@ class Diverged(ArithmeticError):
     "The loss or the gradient is NaN or infinite."
 
 # %% ../nbs/10_training.ipynb #training-steps
-def training_steps(run: Run, evaluate: Callable[[], dict] = dict) -> Iterator[Record]:
+def training_steps(run: Run, evaluate: Callable[[bool], dict] | None = None) -> Iterator[Record]:
     "The training loop: makes the steps that are left, and yields a record of each."
     c, model, device = run.config, run.model, run.model.embed.weight.device
     clock = Clock(run)
@@ -101,8 +101,9 @@ def training_steps(run: Run, evaluate: Callable[[], dict] = dict) -> Iterator[Re
         n_tokens = int(mask.sum())
         run.step, run.tokens = run.step + 1, run.tokens + n_tokens
         clock.end_step(run)  # by minutes, it decides how many steps there will be
-        due = run.step % c.eval_every == 0 or run.step >= run.steps
-        evaluation = evaluate() if due else {}
+        is_last = run.step >= run.steps
+        is_due = evaluate is not None and (is_last or run.step % c.eval_every == 0)
+        evaluation = evaluate(is_last) if is_due else {}
         run.seconds = clock.seconds()
         yield Record(run.step, run.steps, loss.item(), lr_scale, grad_norm.item(), run.tokens, run.seconds,
                      n_tokens / clock.step_seconds, **evaluation)
@@ -120,13 +121,14 @@ def validate(model: GPT, batches: Sequence, most: int = 10) -> float:
     return nats / max(1, n_tokens)
 
 # %% ../nbs/10_training.ipynb #evaluate-run
-def evaluate_run(model: GPT, tok, corpus: Corpus, batches: Sequence) -> dict:
-    "What a model can do so far: its validation loss and, for tales, its skills and how many of its own are valid."
-    evaluation = {"val_loss": validate(model, batches)}
+def evaluate_run(model: GPT, tok, corpus: Corpus, batches: Sequence, thorough: bool = False) -> dict:
+    "Validation loss and, for tales, the accuracy of each skill and the fraction of its own tales that are valid."
+    n_tales, most = (100, 200) if thorough else (30, 10)  # tales to read, and to write; batches of the validation split
+    evaluation = {"val_loss": validate(model, batches, most)}
     if corpus.heldout is not None:
-        evaluation["skills"] = skill_accuracy(model, tok, corpus, n=30)
+        evaluation["skills"] = skill_accuracy(model, tok, corpus, n_tales)
         if "<|end|>" in getattr(tok, "special_tokens", {}):  # without it a tale has no end
-            evaluation["valid_fraction"] = valid_fraction(sample_tales(model, tok))
+            evaluation["valid_fraction"] = valid_fraction(sample_tales(model, tok, n_tales))
     return evaluation
 
 # %% ../nbs/10_training.ipynb #train-function

@@ -103,7 +103,6 @@ class TextConfig:
     text: str = "tales"
     tokenizer: str = "auto"  # course, char, bpe (trained on the text), a folder; auto: course or, for own texts, bpe
     vocab_size: int = 1024  # tokens in the vocabulary of bpe
-    prime: bool = False  # whether attention starts with weights set by hand
 
 def add_settings(parser: ArgumentParser):
     "Add an option for each setting of a run."

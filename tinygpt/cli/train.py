@@ -81,8 +81,6 @@ def train(
             write_command(folder, settings)
         torch.manual_seed(plan.seed)
         model = tg.GPT(shape)
-        if settings["prime"]:
-            tg.prime(model)
         model.to(device)
         print(f"{printable(folder)}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, on {device}")
         special_tokens = getattr(tok, "special_tokens", {})

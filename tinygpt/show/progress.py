@@ -14,7 +14,7 @@ from tinygpt.io.runs import read_settings
 from tinygpt.presets import TRAINED
 from tinygpt.sample import continue_text
 from tinygpt.show.pictures import show
-from tinygpt.show.steps import in_notebook
+from tinygpt.show.steps import StepCounter, in_notebook
 from tinygpt.show.training import training_plot
 from tinygpt.world.judging import floor_of
 
@@ -26,10 +26,10 @@ def print_evaluation(record: Record):
         print(f"step {record.step} of {record.steps}, loss {record.loss:.3f}, val loss {record.val_loss:.3f}")
 
 class ProgressBar:
-    "A consumer that shows a progress bar, in a terminal or a notebook."
+    "A consumer that shows a progress bar in a terminal."
 
     def __init__(self, step: int, steps: int):
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
         self.bar = tqdm(initial=step, total=steps, unit="step", leave=False, dynamic_ncols=True)
         self.val_loss = {}
 
@@ -37,8 +37,6 @@ class ProgressBar:
         if record.val_loss is not None:
             self.val_loss = {"val loss": f"{record.val_loss:.3f}"}
         self.bar.total = record.steps  # by minutes, it is planned anew in each step
-        if hasattr(self.bar, "container"):
-            self.bar.container.children[1].max = record.steps  # a notebook's bar keeps its own
         self.bar.update(record.step - self.bar.n)
         self.bar.set_postfix({"loss": f"{record.loss:.3f}"} | self.val_loss)
         if record.step >= record.steps:
@@ -120,5 +118,7 @@ def progress_consumers(run, corpus: Corpus, tok, before: Sequence[Record]) -> li
     "The consumers that show how far a run is, in a notebook, in a terminal, or where there is neither."
     if in_notebook():
         band = recorded_band(run.model, run.config, corpus)
-        return [ProgressBar(run.step, run.steps), LivePlot(before, floor=floor_of(corpus, tok), band=band)]
+        counter = StepCounter(run.step, run.steps)
+        count = lambda record: counter.update(record.step, record.steps, f", loss {record.loss:.2f}")
+        return [count, LivePlot(before, floor=floor_of(corpus, tok), band=band)]
     return [ProgressBar(run.step, run.steps) if sys.stderr.isatty() else print_evaluation]

@@ -11,17 +11,28 @@ def in_notebook() -> bool:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
+class StepCounter:
+    "A line in a notebook that says how far a loop is and, at its end, how long it took."
+
+    def __init__(self, step: int, steps: int):
+        from IPython.display import display
+        self.start = self.shown = perf_counter()
+        self.handle = display({"text/plain": f"step {step} of {steps}"}, raw=True, display_id=True)
+
+    def update(self, step: int, steps: int, note: str = ""):
+        "Show a step: the last one, or one that is half a second after the one shown before."
+        now, text = perf_counter(), f"step {step} of {steps}{note}"
+        if step >= steps:
+            text = f"{steps} steps in {now - self.start:.0f} s"
+        elif now - self.shown < 0.5:
+            return
+        self.handle.update({"text/plain": text}, raw=True)
+        self.shown = now
+
 def progress(steps: int) -> Iterator[int]:
     "The numbers from 0 to steps - 1; a notebook shows meanwhile how many of them are done."
-    if not in_notebook():
-        yield from range(steps)
-        return
-    from IPython.display import display
-    start = shown = perf_counter()
-    handle = display({"text/plain": f"step 0 of {steps}"}, raw=True, display_id=True)
+    counter = StepCounter(0, steps) if in_notebook() else None
     for step in range(steps):
         yield step
-        if perf_counter() - shown > 0.5:
-            handle.update({"text/plain": f"step {step + 1} of {steps}"}, raw=True)
-            shown = perf_counter()
-    handle.update({"text/plain": f"{steps} steps in {perf_counter() - start:.0f} s"}, raw=True)
+        if counter:
+            counter.update(step + 1, steps)
