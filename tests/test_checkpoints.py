@@ -1,6 +1,7 @@
 """Models on disk against transformers, in both directions, and against files that are not what they should be."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GPT2Config,
@@ -390,6 +392,19 @@ def test_a_tied_model_whose_head_is_another_is_refused(tmp_path, make, kind):
     embed = "transformer.wte.weight" if kind == "gpt2" else "model.embed_tokens.weight"
     save_file(tensors | {"lm_head.weight": tensors[embed].clone()}, tmp_path / "model.safetensors")
     assert load(tmp_path)[0].lm_head is None
+
+
+@pytest.mark.parametrize("shape", ["modern", "gpt2"])
+def test_the_std_of_new_embeddings_is_kept_and_a_strange_one_is_no_error(tmp_path, shape):
+    model = GPT(GPTConfig.named(shape, vocab_size=50, n_layer=1, n_embd=16, embedding_std=1.5))
+    save(tmp_path, model)
+    assert load(tmp_path)[0].config == model.config
+    assert AutoConfig.from_pretrained(tmp_path).initializer_range == 1.5
+    spec = json.loads((tmp_path / "config.json").read_text())
+    for strange in None, "2", True, 0, -1.0, math.nan, math.inf, []:
+        assert config_from_json(spec | {"initializer_range": strange})[1].embedding_std == 0.02
+    del spec["initializer_range"]
+    assert config_from_json(spec)[1].embedding_std == 0.02
 
 
 def test_a_setting_of_a_later_version_is_refused(tmp_path):

@@ -235,11 +235,34 @@ def test_flops_of_a_step_are_three_times_those_of_the_way_forward():
 
 
 @each_shape
-def test_a_new_model_knows_nothing(config):
-    torch.manual_seed(0)
+def test_the_first_loss_is_that_of_a_guess(config):
     config = replace(config, vocab_size=1000, n_embd=128, head_dim=32)
     ids, targets, _ = batch(config, 64, rows=8)
-    assert GPT(config).loss(ids, targets).item() == pytest.approx(math.log(1000), abs=0.1)
+    for tied, most in (False, 0.2), (True, 0.5):  # logits of std 0.5 cost 0.125; tied, a token fits itself best
+        torch.manual_seed(0)
+        loss = GPT(replace(config, tied=tied)).loss(ids, targets).item()
+        assert math.log(1000) < loss < math.log(1000) + most
+
+
+@pytest.mark.parametrize("std", [0.5, 2.0, 8])
+@pytest.mark.parametrize("width", [64, 128, 384, 1024])
+def test_the_first_logits_are_equally_small_at_every_width(width, std):
+    for shape in "modern", "gpt2":
+        for tied in False, True:
+            torch.manual_seed(width)
+            c = GPTConfig.named(shape, vocab_size=500, n_embd=width, n_layer=1, tied=tied, embedding_std=std)
+            model, ids = GPT(c), batch(c, 64)[0]
+            logits, own = model(ids), ids[..., None]
+            wanted = 0.5 * math.sqrt(width / (2 if shape == "gpt2" else 1))  # half of it are the positions
+            if tied:
+                assert logits.gather(-1, own).mean().item() == pytest.approx(wanted, rel=0.1)
+                logits = logits.scatter(-1, own, torch.nan)
+            assert logits[~logits.isnan()].std().item() == pytest.approx(0.5, rel=0.1)
+            assert model.embed.weight.std().item() == pytest.approx(std, rel=0.05)
+
+
+def test_a_gain_never_starts_above_one():
+    assert GPT(GPTConfig(50, embedding_std=1e-3)).norm.weight.eq(1).all()
 
 
 @each_shape
@@ -576,6 +599,10 @@ REFUSED = [
     ({"rope_base": 0}, ["rope_base=0"]),
     ({"norm_eps": -1e-6}, ["norm_eps=-1e-06"]),
     ({"norm_eps": "1e-6"}, ["norm_eps='1e-6'", "0 or more and below 1"]),
+    ({"embedding_std": 0}, ["embedding_std=0", "above 0"]),
+    ({"embedding_std": -2.0}, ["embedding_std=-2.0", "above 0"]),
+    ({"embedding_std": math.inf}, ["embedding_std=inf"]),
+    ({"embedding_std": None}, ["embedding_std=None"]),
 ]
 
 

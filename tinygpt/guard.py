@@ -60,6 +60,7 @@ def gpt_config(c, norms: Mapping, mlps: Mapping):
         choice(name, getattr(c, name), known)
     number("dropout", c.dropout, limit=1)
     number("norm_eps", c.norm_eps, limit=1)
+    number("embedding_std", c.embedding_std, positive=True)
     number("rope_base", c.rope_base, limit=1e12, least=1)
     for name in "vocab_size", "block_size", "n_layer":
         whole_number(name, getattr(c, name), 1)

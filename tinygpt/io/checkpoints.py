@@ -27,10 +27,11 @@ FIELDS = {  # the fields of GPTConfig, as config.json calls them
     "qwen3": {"vocab_size": "vocab_size", "block_size": "max_position_embeddings", "n_layer": "num_hidden_layers",
               "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads", "n_embd": "hidden_size",
               "n_hidden": "intermediate_size", "head_dim": "head_dim", "dropout": "attention_dropout",
-              "tied": "tie_word_embeddings", "rope_base": "rope_theta", "norm_eps": "rms_norm_eps"},
+              "tied": "tie_word_embeddings", "rope_base": "rope_theta", "norm_eps": "rms_norm_eps",
+              "embedding_std": "initializer_range"},
     "gpt2": {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head",
              "n_embd": "n_embd", "n_hidden": "n_inner", "dropout": "resid_pdrop", "tied": "tie_word_embeddings",
-             "norm_eps": "layer_norm_epsilon"}}
+             "norm_eps": "layer_norm_epsilon", "embedding_std": "initializer_range"}}
 DEFAULTS = {  # of what a config.json may leave out
     "qwen3": {"tie_word_embeddings": False, "attention_dropout": 0.0, "rms_norm_eps": 1e-6},
     "gpt2": {"tie_word_embeddings": True, "resid_pdrop": 0.1, "layer_norm_epsilon": 1e-5, "n_inner": None}}
@@ -129,13 +130,22 @@ def config_from_json(spec: dict) -> tuple[str | None, GPTConfig]:
     for alias, name in GPT2_ALIASES.items() if model_type == "gpt2" else ():
         if spec.get(alias, spec.get(name)) != spec.get(name):
             raise ValueError(f"it says {name}={spec.get(name)} and {alias}={spec[alias]}, which should be the same")
-    spec = DEFAULTS[model_type] | spec
+    spec = DEFAULTS[model_type] | spec | {"initializer_range": initializer_range(spec)}
     if model_type == "qwen3":
         spec["rope_theta"] = rope_theta(spec)
     if missing := [name for name in FIELDS[model_type].values() if name not in spec]:
         raise ValueError(f"it does not say {', '.join(missing)}")
     numbers = {field: spec[hf_field] for field, hf_field in FIELDS[model_type].items()}
     return model_type, GPTConfig(**SHAPES[SHAPE_OF[model_type]] | numbers)
+
+def initializer_range(spec: dict) -> float:
+    "The std of new embeddings; a loaded model has no use for it, so a missing or strange value is no error."
+    std = spec.get("initializer_range")
+    try:
+        guard.number("initializer_range", std, positive=True)
+    except ValueError:
+        return 0.02  # the default of transformers
+    return std
 
 def rope_theta(spec: dict) -> float:
     "The base of the rotary positions, which may stand in two places; raise ValueError if they are scaled."
