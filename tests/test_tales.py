@@ -208,7 +208,7 @@ def test_the_shared_tokenizer():
 
     tok = the_tokenizer()
     assert to_json(tok) == to_json(tales.train_tokenizer())
-    assert tok.vocab_size == 1024 and tok.special_tokens == {"<|end|>": 1021, "<|user|>": 1022, "<|assistant|>": 1023}
+    assert tok.vocab_size == 2048 and tok.special_tokens == {"<|end|>": 2045, "<|user|>": 2046, "<|assistant|>": 2047}
     other = AutoTokenizer.from_pretrained(ROOT / "tinygpt" / "assets" / "vocabulary")
     for text in [tale(5), chat(5), "Größe: 12 €"]:
         ids = tok.encode(text, allowed_special="all")
@@ -257,7 +257,7 @@ def test_chance_is_that_of_a_guess_from_the_list():
 
 def test_one_who_counts_pairs_has_no_skills():
     tok = the_tokenizer()
-    counts = torch.zeros(1024, 1024)
+    counts = torch.zeros(2048, 2048)
     for seed in range(1000):
         ids = torch.tensor(tok.encode(tale(seed)))
         counts.index_put_((ids[:-1], ids[1:]), torch.tensor(1.0), accumulate=True)

@@ -9,7 +9,7 @@ ASSETS = Path(str(resources.files("tinygpt"))) / "assets"
 TRAINED = ASSETS / "trained"  # a model that comes with the package
 
 SIZES = {
-    "tiny": dict(shape="modern", n_layer=3, n_head=4, n_embd=128, n_hidden=128, vocab_size=1024, block_size=256,
+    "tiny": dict(shape="modern", n_layer=3, n_head=4, n_embd=128, n_hidden=128, vocab_size=2048, block_size=256,
                  embedding_std=2.0),
     "pico": dict(shape="modern", n_layer=8, n_head=8, n_embd=512),
     "pico-large": dict(shape="modern", n_layer=12, n_head=12, n_embd=768),

@@ -38,7 +38,7 @@ def train_tokenizer() -> BPETokenizer:
     "The course's tokenizer, trained anew on tales and conversations."
     texts = [tale(seed) for seed in range(3000)] + [chat(seed) for seed in range(1500)]
     parts = (part for text in texts for part in regex.split(r"<\|\w+\|>", text) if part)
-    return BPETokenizer.train(parts, 1024, ["<|end|>", "<|user|>", "<|assistant|>"])
+    return BPETokenizer.train(parts, 2048, ["<|end|>", "<|user|>", "<|assistant|>"])
 
 @cache
 def the_tokenizer() -> BPETokenizer:
