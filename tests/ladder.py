@@ -23,7 +23,7 @@ from tinygpt.positions import rotation
 from tinygpt.world.skills import CHANCE
 
 ROOT = Path(__file__).parents[1]
-SEEDS, BUDGETS, AVERAGED = range(3), (300, 2000), 10
+SEEDS, BUDGETS, AVERAGED = range(3), (300, 1000), 10
 COLUMNS = ["rung", "steps", "seed", "step", "loss", "val_loss", *CHANCE]
 
 
@@ -36,7 +36,6 @@ class Rung:
     norms: bool = False
     mlp: bool = False
     n_layer: int = 1
-    lr: float = 0.01
 
 
 RUNGS = {
@@ -45,7 +44,7 @@ RUNGS = {
     "positions": Rung(4, True),
     "norms": Rung(4, True, True),
     "MLP": Rung(4, True, True, True),
-    "depth": Rung(4, True, True, True, n_layer=3, lr=0.004),
+    "depth": Rung(4, True, True, True, n_layer=2),
 }
 
 
@@ -116,7 +115,7 @@ def one_run(name: str, steps: int, seed: int) -> list[dict]:
         torch.manual_seed(seed)
         model = Model(rung, tok.vocab_size)
         windows = Windows(encode_corpus(corpus("tales").train, tok), 256, 8, seed)
-        losses = np.array(fit(model, windows, steps, rung.lr)).reshape(-1, AVERAGED).mean(1)
+        losses = np.array(fit(model, windows, steps)).reshape(-1, AVERAGED).mean(1)
         same = {"rung": name, "steps": steps, "seed": seed}
         rows = [same | {"step": AVERAGED * (i + 1), "loss": round(loss, 4)} for i, loss in enumerate(losses)]
         rows[-1] |= judged(model)
