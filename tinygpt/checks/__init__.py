@@ -47,9 +47,9 @@ def checks(check: Callable) -> Callable:
     "Turn a function that raises a Finding, or returns words of praise, into one that returns a Verdict."
 
     @functools.wraps(check)
-    def run(answer) -> Verdict:
+    def run(*answers) -> Verdict:
         try:
-            return Verdict("right", check(answer))
+            return Verdict("right", check(*answers))
         except Finding as finding:
             return finding.verdict
         except Exception as error:
