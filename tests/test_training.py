@@ -6,10 +6,7 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -174,51 +171,6 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(lesson, tmp_path
         path.write_text("{")
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="no checkpoint.*can be read"):
         run(lesson, out=tmp_path, resume=True)
-
-
-OFTEN = replace(CONFIG, steps=30, save_every=1, eval_every=2)
-CHILD = """
-import os, sys, torch
-torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
-from test_training import *
-open({folder!r} + ".txt", "w").write(TEXT)
-lesson = corpus({folder!r} + ".txt"), CharTokenizer.train(TEXT)
-for path in sys.stdin:
-    if not (number := os.fork()):
-        run(lesson, OFTEN, out=path.strip(), resume=True)
-        os._exit(0)
-    print(number, flush=True)
-    print(os.waitpid(number, 0)[1], flush=True)
-"""
-
-
-def test_killed_fifty_times_at_random_instants_it_goes_on_to_the_bit(lesson, tmp_path):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    whole, records = run(lesson, OFTEN)
-    torch.set_num_threads(threads)
-    script = CHILD.format(tests=os.path.dirname(__file__), folder=str(tmp_path / "text"))
-    chance, kills, finished = random.Random(0), 0, 0
-    with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True, bufsize=1) as child:
-        while True:
-            folder = tmp_path / f"run{finished}"
-            child.stdin.write(f"{folder}\n")
-            number = int(child.stdout.readline())
-            if kills < 50:
-                time.sleep(chance.uniform(0, 0.4))
-                with suppress(ProcessLookupError):  # it was quicker
-                    os.kill(number, signal.SIGKILL)
-            if int(child.stdout.readline()):
-                kills += 1
-                continue
-            assert same(load(folder)[0], whole)
-            assert losses(read_records(folder)) == losses(records)
-            finished += 1
-            if kills == 50:
-                break
-        child.stdin.close()
-    assert kills == 50
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(lesson, tmp_path, capsys):
