@@ -279,6 +279,7 @@ def shakespeare():
         "without zeros to begin with": (shape, train, False),
         "without the modern shape: gpt2": ({"name": "gpt2", "bias": False}, train, True),
         "without the linear end: cosine": (shape, train | {"schedule": "cosine"}, True),
+        "with embeddings of std 2": (shape | {"embedding_std": 2.0}, train | {"embedding_lr": 0.05}, True),
     }
     ours = our_run(text, tok, *without.pop("ours"))
     done = together({"nanoGPT": (nano_run(text, tok), 2000), "ours": (ours, train["steps"])})
