@@ -484,7 +484,7 @@ MISTAKES = {
         (copies_kept, "is in one list 2 times"),
         (parted(lambda rest, n: (rest[: -n - 1], rest[-n - 1 :])), "val has 3 of 8 distinct"),
         (parted(lambda rest, n: (rest[:-4] + rest[-2:], rest[-4:-2])), "is not among the last 2"),
-        (lambda texts, fraction: [train_val_split(texts, fraction)], "It returned 1 items"),
+        (lambda texts, fraction: [train_val_split(texts, fraction)], "but it returned 1."),
     ],
     "resume": [
         (without("optimizer"), "The averages that Adam keeps are not all in the state"),

@@ -457,7 +457,7 @@ def train_val_split(answer):
         got = attempt(answer, texts, fraction, expect=(list, tuple))
         asked = f"The call was {call(answer, texts, fraction)}."
         if len(got) != 2:
-            raise Finding(f"It returned {len(got)} items. Two are expected: train and val. {asked}")
+            raise Finding(f"Two lists are expected, train and val, but it returned {len(got)}. {asked}")
         if not all(isinstance(side, list | tuple) for side in got):
             raise Finding(f"It returned {got!r:.80}, not two lists of texts: cut the list, not one long text. {asked}")
         train, val = (list(side) for side in got)
@@ -544,13 +544,13 @@ class _TinyModel(nn.Module):
 
 def _new_run(seed: int) -> tuple[_TinyModel, torch.optim.Optimizer]:
     model = _TinyModel(seed)
-    return model, torch.optim.Adam(model.parameters(), lr=0.1)
+    return model, torch.optim.Adam(model.parameters(), lr=0.3)
 
 
 def _train(model: _TinyModel, optimizer: torch.optim.Optimizer, first: int, last: int) -> list[float]:
     "Make these steps, each with the batch of its number; returns their losses."
     generator = torch.Generator().manual_seed(2)
-    batches = torch.randn(STEPS, 5, 3, generator=generator)
+    batches = torch.randn(STEPS, 32, 3, generator=generator)
     losses = []
     for batch in batches[first:last]:
         loss = (batch @ model.weight + model.bias).square().mean()
@@ -632,7 +632,7 @@ def _check_resumed(load_state, saved: _Saved, losses: list[float], final: tuple[
     if got is None and now == start:
         raise Finding("load_state returned None. Is its body written?", state="blank")
     if path := saved.change():
-        raise Finding(f"load_state changed the saved state, at {path}. Nobody could resume from it a second time.")
+        raise Finding(f"load_state changed the saved state, at {path}. A run can resume from it only once.")
     if {id(p) for p in model.parameters()} != {id(p) for group in optimizer.param_groups for p in group["params"]}:
         raise Finding(
             "load_state gave the model new parameters, but the optimizer still updates the old ones, so training has "
@@ -653,8 +653,8 @@ def _check_resumed(load_state, saved: _Saved, losses: list[float], final: tuple[
     if path := saved.change():
         raise Finding(
             f"Training after load_state changed the saved state: {path} is not what it was. The run continues with the "
-            "tensors of the state itself (the load_state_dict of an optimizer does not copy them), so nobody could "
-            "resume from it a second time."
+            "tensors of the state itself (the load_state_dict of an optimizer does not copy them), so a second "
+            "run could not resume from it."
         )
 
 
