@@ -1,4 +1,4 @@
-"""Checks that diagnose: each returns a verdict that says what is wrong and where, and never raises."""
+"""What all checks of exercises share: the verdict, its message and picture, and a safe call of the learner's function."""
 
 import copy
 import functools
@@ -6,16 +6,16 @@ import html
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
+from tinygpt.checks.limits import Limit, TooLong
 from tinygpt.show.pictures import Picture
 
 MARKS = {"right": ("Right.", "#1f9e77"), "wrong": ("Not yet.", "#d9730d"), "blank": ("To be written.", "#7b818a")}
 
 
 class Verdict:
-    "What a check found: drawn in a notebook, printed in a terminal, true if the answer is right."
+    "The result of a check: drawn in a notebook, printed in a terminal, and true if the answer is right."
 
     def __init__(self, state: str, message: str, picture: Picture | None = None):
         self.state, self.message, self.picture = state, message, picture
@@ -37,14 +37,14 @@ class Verdict:
 
 
 class Finding(BaseException):
-    "Raised inside a check: what is wrong with the answer. (No Exception, or an answer could catch it.)"
+    "Raised inside a check: what is wrong with the answer. (No Exception, so that no answer catches it by accident.)"
 
     def __init__(self, message: str, picture: Picture | None = None, state: str = "wrong"):
         self.verdict = Verdict(state, message, picture)
 
 
 def checks(check: Callable) -> Callable:
-    "Turn a function that raises a Finding, or returns words of praise, into one that returns a Verdict."
+    "Decorate a check, which raises a Finding or returns a sentence of praise, so that it returns a Verdict."
 
     @functools.wraps(check)
     def run(*answers) -> Verdict:
@@ -54,7 +54,7 @@ def checks(check: Callable) -> Callable:
             return finding.verdict
         except Exception as error:
             return Verdict(
-                "wrong", f"Your answer could not be checked: comparing what it returned raised {_named(error)}."
+                "wrong", f"Your answer could not be checked: comparing its result raised {_named(error)}."
             )
 
     return run
@@ -69,39 +69,36 @@ def _named(error: BaseException) -> str:
 
 
 def _shown(value) -> str:
+    "A value as a message shows it: of a long nested list, the first part of each level."
     try:
         words = repr(value)
     except Exception:
-        words = f"a {type(value).__name__}"
+        return f"a {type(value).__name__}"
+    if len(words) > 60 and isinstance(value, list) and isinstance(value[0], list):
+        return f"[{_shown(value[0])}, ...]"
     return words if len(words) < 160 else words[:160] + "..."
 
 
 def call(answer, *args) -> str:
-    "How a call of the learner's function is written."
+    "A call of the learner's function as text."
     return f"{getattr(answer, '__name__', 'your function')}({', '.join(map(_shown, args))})"
 
 
-@contextmanager
-def step_limit(answer, steps: int):
-    "Stop the learner's code after this many lines: a loop that never ends would hang the notebook."
-    left, before, own = steps, sys.gettrace(), getattr(inspect.unwrap(answer), "__globals__", None)
-
-    def count(frame, event, arg):
-        nonlocal left
-        if frame.f_globals is not own:
-            return None
-        left -= event == "line"
-        if left < 0:
-            raise Finding(
-                f"It does not come to an end: after {steps:,} lines it was still running. What moves its loop on?"
-            )
-        return count
-
-    sys.settrace(count)
+def argument_names(answer, n: int) -> list[str]:
+    "The names of the first n arguments of the learner's function, or their numbers where they have no name."
+    numbers = [f"argument {i + 1}" for i in range(n)]
     try:
-        yield
-    finally:
-        sys.settrace(before)
+        named = [p.name for p in inspect.signature(answer).parameters.values() if p.kind in (0, 1)]
+    except (TypeError, ValueError):
+        named = []
+    return [*named[:n], *numbers[len(named) :]]
+
+
+def changed(answer, unchanged: Sequence[bool]):
+    "A Finding if the call changed one of its arguments."
+    if not all(unchanged):
+        name = argument_names(answer, len(unchanged))[list(unchanged).index(False)]
+        raise Finding(f"It changed what it was given, in place: {name}. The caller may still need it. Make a new object.")
 
 
 def _place(answer, error: BaseException) -> str:
@@ -115,34 +112,46 @@ def _place(answer, error: BaseException) -> str:
     )
 
 
-def attempt(answer, *args, expect: type | tuple[type, ...], give: str = "return", steps: int = 100_000):
+def attempt(
+    answer,
+    *args,
+    expect: type | tuple[type, ...],
+    give: str = "return",
+    steps: int = 100_000,
+    seconds: float = 10,
+):
     "What the learner's function returns for copies of these arguments; a Finding if it cannot be used."
     if answer is None or answer is ...:
-        raise Finding("There is no answer yet. Write the function, then run this cell again.", state="blank")
+        raise Finding("There is no function yet. Write it, then run this cell again.", state="blank")
     if not callable(answer):
         raise Finding(f"A function is wanted here, not {_shown(answer)}. Pass the function itself, without calling it.")
     given = copy.deepcopy(args)
+    modules = getattr(inspect.unwrap(answer), "__globals__", None), vars(sys.modules["__main__"])
+    limit = Limit(modules, steps, seconds)
+
+    def finished():
+        result = answer(*given)
+        return list(result) if inspect.isgenerator(result) else result
+
+    def asked():
+        return f" The call was {call(answer, *args)}."
+
     try:
-        with step_limit(answer, steps):
-            result = answer(*given)
-            if inspect.isgenerator(result):
-                result = list(result)
+        result = limit.run(finished)
+    except TooLong:
+        pass
     except Finding as finding:
-        raise Finding(f"{call(answer, *args)}: {finding.verdict.message}") from None
+        raise Finding(finding.verdict.message + asked(), finding.verdict.picture) from None
     except (Exception, SystemExit) as error:
-        raise Finding(f"{call(answer, *args)} stopped with {_named(error)}{_place(answer, error)}") from None
-    if result is None or result is ...:
+        raise Finding(f"It stopped with {_named(error)}{_place(answer, error)}.{asked()}") from None
+    if limit.reason:
         raise Finding(
-            f"{call(answer, *args)} returned nothing. Is its body written, and does it {give} what it made?",
-            state="blank",
+            f"It does not come to an end: after {limit.reason} it was still running. What ends its loop?{asked()}"
         )
+    if result is None or result is ...:
+        raise Finding(f"Your function does not {give} anything yet. Write it, then run this cell again.", state="blank")
     if not isinstance(result, expect):
         wanted = " or ".join(kind.__name__ for kind in (expect if isinstance(expect, tuple) else [expect]))
-        raise Finding(
-            f"{call(answer, *args)} returned {_shown(result)}, which is of type {type(result).__name__}, not {wanted}."
-        )
-    if given != args:
-        raise Finding(
-            f"{call(answer, *args)} changed what it was given. The caller may still need that: build something new."
-        )
+        raise Finding(f"It returned {_shown(result)}, of type {type(result).__name__}, not {wanted}.{asked()}")
+    changed(answer, [(a,) == (b,) for a, b in zip(given, args)])  # in tuples, the same object is equal to itself
     return result

@@ -28,7 +28,7 @@ def _rows(names: list[str], got: Tensor, right: Tensor) -> Picture:
 @checks
 def adamw_step(answer):
     "Exercise 1: both averages with the new gradient, both corrected, decay apart, eps beside the root."
-    answer = of_tensors(answer)
+    answer = of_tensors(answer, in_place=True)
     given = [1.0, -2.0, 4.0], [0.5, 2.0, -3.0], [0.3, -0.4, 1.0], [0.5, 1.5, 4.0]
     t, lr, beta1, beta2, eps, decay = 3, 0.25, 0.8, 0.95, 1e-8, 0.5
     p, g, old_m, old_v = map(torch.tensor, given)
@@ -241,7 +241,7 @@ def _both(answer, *args) -> Tensor:
 @checks
 def clipped(answer):
     "Exercise 3: one length for all, one factor for all, and never above 1."
-    answer, given = of_tensors(answer), ([[3.0, 0.0], [0.0, -4.0]], [8.0, -4.0, 8.0])
+    answer, given = of_tensors(answer, in_place=True), ([[3.0, 0.0], [0.0, -4.0]], [8.0, -4.0, 8.0])
     a, b = map(torch.tensor, given)
     both = torch.cat([a.flatten(), b])
     length, most = 13.0, 2.6
