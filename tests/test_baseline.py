@@ -24,6 +24,7 @@ from tinygpt.baseline import (
     cross_entropy,
     evaluate,
     fit,
+    ngram,
     sample,
     unigram,
 )
@@ -189,6 +190,52 @@ def test_what_never_came_is_infinitely_surprising_unless_smoothed():
     counts = count_pairs([0, 1, 0, 1, 2], 3)
     assert evaluate(bigram(counts, 0), [lesson([0, 2])]) == math.inf
     assert evaluate(bigram(counts, 1), [lesson([0, 2])]) < 2
+
+
+class Documents:
+    "Tokens of documents, as encode_corpus makes them: an end (the last id) in front, between and after them."
+
+    def __init__(self, documents, vocab_size):
+        end = [vocab_size - 1]
+        self.ids = np.array(end + [i for document in documents for i in [*document, *end]], np.uint16)
+        self.starts = np.cumsum([1, *(len(document) + 1 for document in documents)])[:-1]
+        self.bounds, self.vocab_size = np.append(self.starts, len(self.ids)), vocab_size
+
+    def rows(self, documents):
+        return np.stack([self.bounds[documents] - 1, self.bounds[documents + 1]], axis=1)
+
+
+def witten_bell(tokens, context):
+    "The probabilities after a context, straight from the formula, by reading through the whole text."
+    if context is None:
+        return [1 / tokens.vocab_size] * tokens.vocab_size
+    shorter = witten_bell(tokens, context[1:] if context else None)
+    ids, end, n = tokens.ids.tolist(), tokens.vocab_size - 1, len(context)
+    runs = [ids[i : i + n + 1] for i in range(0 if n else 1, len(ids) - n)]
+    came = Counter(run[-1] for run in runs if tuple(run[:-1]) == context and end not in run[1:-1])
+    total, kinds = sum(came.values()), len(came)
+    return [(came[token] + kinds * p) / (total + kinds) if total else p for token, p in enumerate(shorter)]
+
+
+several_documents = st.lists(st.lists(st.integers(0, 2), max_size=8), min_size=1, max_size=5)
+
+
+@given(several_documents, st.integers(1, 5), st.lists(st.integers(0, 3), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_ngrams_are_what_the_formula_says_and_never_cross_an_end(documents, n, asked):
+    tokens = Documents(documents, 4)
+    probs = ngram(tokens, n)(torch.tensor([asked, asked[::-1]])).softmax(-1)
+    for row, ids in zip(probs, (asked, asked[::-1])):
+        for t in range(len(ids)):
+            context = tuple(ids[max(0, t - n + 2) : t + 1]) if n > 1 else ()
+            assert row[t].allclose(torch.tensor(witten_bell(tokens, context)), atol=1e-5)
+
+
+def test_a_longer_context_tells_apart_what_a_shorter_one_cannot():
+    tokens = Documents([[0, 1, 2], [2, 1, 0]] * 50, 4)
+    batches = [lesson([3, 0, 1, 2, 3]), lesson([3, 2, 1, 0, 3])]
+    losses = [evaluate(ngram(tokens, n), batches) for n in (1, 2, 3)]
+    assert losses[0] > losses[1] + 0.3 and losses[1] > losses[2] + 0.15
 
 
 @pytest.mark.parametrize("make", [lambda c: uniform(4), unigram, bigram, lambda c: Bigram(4)])
