@@ -23,7 +23,7 @@ from tinygpt.positions import rotation
 from tinygpt.world.skills import CHANCE
 
 ROOT = Path(__file__).parents[1]
-SEEDS, BUDGETS, AVERAGED = range(3), (300, 1000), 10
+SEEDS, BUDGETS, AVERAGED = range(3), (300,), 10
 COLUMNS = ["rung", "steps", "seed", "step", "loss", "val_loss", *CHANCE]
 
 
