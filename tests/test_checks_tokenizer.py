@@ -8,9 +8,8 @@ from collections import Counter
 import pytest
 
 from tinygpt.checks import tokenizer as check
-
-
-# ---- exercise 1: merge
+from tinygpt.engine.splitting import GPT4_SPLIT
+from tinygpt.tokenizer import BPETokenizer
 
 
 def merge(ids, pair, new):
@@ -22,16 +21,6 @@ def merge(ids, pair, new):
     return out
 
 
-def merge_overlapping(ids, pair, new):
-    hits = [i for i in range(len(ids) - 1) if (ids[i], ids[i + 1]) == pair]
-    out = [new if i in hits else id for i, id in enumerate(ids) if i in hits or i - 1 not in hits]
-    return out
-
-
-def merge_from_right(ids, pair, new):
-    return merge(ids[::-1], pair[::-1], new)[::-1]
-
-
 def merge_first_only(ids, pair, new):
     for i in range(len(ids) - 1):
         if (ids[i], ids[i + 1]) == pair:
@@ -39,88 +28,59 @@ def merge_first_only(ids, pair, new):
     return ids
 
 
-def merge_losing_the_last(ids, pair, new):
-    out, i = [], 0
-    while i < len(ids) - 1:
-        hit = (ids[i], ids[i + 1]) == pair
-        out.append(new if hit else ids[i])
-        i += 2 if hit else 1
-    return out
+# ---- exercise 1: learn
 
 
-def merge_keeping_the_second(ids, pair, new):
-    return [new if (ids[i], (ids + [None])[i + 1]) == pair else ids[i] for i in range(len(ids))]
+def lowest(pairs):
+    return min(pairs, key=lambda pair: (-pairs[pair], pair))
 
 
-def merge_past_the_end(ids, pair, new):
-    return [new if (ids[i], ids[i + 1]) == pair else ids[i] for i in range(len(ids))]
-
-
-def merge_without_end(ids, pair, new):
-    out, i = [], 0
-    while i < len(ids):
-        if tuple(ids[i : i + 2]) == pair:
-            out.append(new)
-    return out
-
-
-def merge_with_text(ids, pair, new):
-    return [int(id) for id in " ".join(map(str, ids)).replace(f"{pair[0]} {pair[1]}", str(new)).split()]
-
-
-def merge_by_the_first_id(ids, pair, new):
-    out, i = [], 0
-    while i < len(ids):
-        out.append(new if ids[i] == pair[0] else ids[i])
-        i += 2 if ids[i] == pair[0] else 1
-    return out
-
-
-def merge_swallowing(ids, pair, new):
-    while True:
-        try:
-            ids = list(ids)
-        except Exception:
-            pass
-
-
-def merge_in_place(ids, pair, new):
-    merged = merge(ids, pair, new)
-    ids[:] = merged
-    return merged
-
-
-# ---- exercise 2: learn
-
-
-def learner(best, count_again=True, first_new=256):
-    def learn(ids, n):
-        merges, counts = [], None
-        while len(merges) < n and len(ids) > 1:
-            if counts is None or count_again:
-                counts = Counter(zip(ids, ids[1:]))
-            if not counts:
+def learner(best=lowest, count_again=True, first_new=256, weighted=True, joined=lambda counts: counts):
+    def learn(counts, n):
+        chunks, merges, pairs = list(joined(counts).items()), [], None
+        while len(merges) < n:
+            if pairs is None or count_again:
+                pairs = Counter()
+                for ids, times in chunks:
+                    for pair in zip(ids, ids[1:]):
+                        pairs[pair] += times if weighted else 1
+            if not pairs:
                 break
-            merges.append(best(counts))
-            ids = merge(ids, merges[-1], first_new + len(merges) - 1)
+            merges.append(best(pairs))
+            chunks = [(merge(ids, merges[-1], first_new + len(merges) - 1), times) for ids, times in chunks]
         return merges
 
     return learn
 
 
-learn = learner(lambda counts: min(counts, key=lambda pair: (-counts[pair], pair)))
+learn = learner()
 
 
-def learn_and_fall_off(ids, n):
+def learn_and_fall_off(counts, n):
+    return [lowest(Counter(zip(ids, ids[1:]))) for ids in counts][:n]
+
+
+def learn_without_end(counts, n):
     merges = []
-    for new in range(256, 256 + n):
-        counts = Counter(zip(ids, ids[1:]))
-        merges.append(min(counts, key=lambda pair: (-counts[pair], pair)))
-        ids = merge(ids, merges[-1], new)
-    return merges
+    while len(merges) < n:
+        pass
 
 
-# ---- exercise 3: encode
+def learn_swallowing(counts, n):
+    while True:
+        try:
+            counts = dict(counts)
+        except Exception:
+            pass
+
+
+def learn_in_place(counts, n):
+    learned = learn(counts, n)
+    counts.clear()
+    return learned
+
+
+# ---- exercise 2: encode
 
 
 def encode(ids, merges):
@@ -171,7 +131,7 @@ def encode_first_place_only(ids, merges):
     return ids
 
 
-# ---- exercise 4: stream
+# ---- exercise 3: stream
 
 
 def stream(ids, tokens):
@@ -280,7 +240,18 @@ def stream_spaced(ids, tokens):
         yield tokens[id].decode(errors="replace") + " "
 
 
-@pytest.mark.parametrize("name", ["merge", "learn", "encode", "stream"])
+# ---- exercise 4: bytes per token
+
+
+def cut(seen, text, vocab_size, pattern=GPT4_SPLIT):
+    return BPETokenizer.train(seen, vocab_size, pattern=pattern).encode(text)
+
+
+def bytes_per_token(seen, text, vocab_size, pattern=GPT4_SPLIT):
+    return len(text.encode()) / len(cut(seen, text, vocab_size, pattern))
+
+
+@pytest.mark.parametrize("name", ["learn", "encode", "stream", "bytes_per_token"])
 def test_right_answers_pass_and_blank_ones_are_no_mistake(name):
     assert getattr(check, name)(globals()[name]), name
     for blank in (lambda *_: None), None, ...:
@@ -289,46 +260,35 @@ def test_right_answers_pass_and_blank_ones_are_no_mistake(name):
 
 
 MISTAKES = [
-    ("merge", merge_overlapping, "went into two merges"),
-    ("merge", merge_from_right, "from left to right"),
-    ("merge", merge_first_only, "left the second"),
-    ("merge", merge_losing_the_last, "last id is lost"),
-    ("merge", merge_keeping_the_second, "second half of each pair is still there"),
-    ("merge", merge_past_the_end, "IndexError: list index out of range in its line 2: return [new if"),
-    ("merge", merge_without_end, "does not come to an end"),
-    ("merge", merge_with_text, "is wrong from index 0"),
-    ("merge", merge_in_place, "changed what it was given"),
-    ("merge", lambda ids, pair, new: ids, "as they were"),
-    ("merge", lambda ids, pair, new: tuple(merge(ids, pair, new)), "of type tuple, not list"),
-    ("merge", lambda ids, pair: ids, "TypeError"),
-    ("merge", [7, 50], "A function is wanted"),
-    ("learn", learner(lambda counts: max(counts, key=counts.get)), "it met first"),
-    ("learn", lambda ids, n: [pair for pair in learn(ids, n) if ids.count(pair[0]) > 1], "A pair that occurs once"),
-    ("merge", merge_by_the_first_id, "is wrong from index 0"),
-    ("learn", learner(lambda counts: max(reversed(counts), key=counts.get)), "it met last"),
+    ("learn", learner(lambda pairs: max(pairs, key=pairs.get)), "it met first"),
+    ("learn", lambda counts, n: [pair for pair in learn(counts, n) if 120 in pair or n > 1], "A pair that occurs once"),
+    ("learn", learner(lambda pairs: max(reversed(pairs), key=pairs.get)), "it met last"),
     (
         "learn",
-        learner(lambda counts: max(counts, key=lambda pair: (counts[pair], random.random()))),
-        "does not always answer the same",
+        learner(lambda pairs: max(pairs, key=lambda pair: (pairs[pair], random.random()))),
+        "got different answers",
     ),
-    ("learn", learner(lambda counts: max(counts, key=lambda pair: (counts[pair], pair))), "the highest ids"),
-    ("learn", learner(lambda counts: min(counts, key=lambda pair: (-counts[pair], pair[1]))), "the lowest second id"),
-    ("learn", learner(lambda counts: min(counts, key=counts.get)), "stands there most often"),
-    (
-        "learn",
-        learner(lambda counts: min(counts, key=lambda pair: (-counts[pair], pair)), count_again=False),
-        "counted again",
-    ),
-    (
-        "learn",
-        learner(lambda counts: min(counts, key=lambda pair: (-counts[pair], pair)), first_new=257),
-        "does the first new token get",
-    ),
+    ("learn", learner(lambda pairs: max(pairs, key=lambda pair: (pairs[pair], pair))), "the highest ids"),
+    ("learn", learner(lambda pairs: min(pairs, key=lambda pair: (-pairs[pair], pair[1]))), "the lowest second id"),
+    ("learn", learner(lambda pairs: min(pairs, key=pairs.get)), "occurs there most often"),
+    ("learn", learner(count_again=False), "counted again"),
+    ("learn", learner(first_new=257), "does the first new token get"),
+    ("learn", learner(weighted=False), "each chunk counted once"),
+    ("learn", learner(joined=lambda counts: {sum(counts, ()): 1}), "two different chunks"),
+    ("learn", learner(joined=lambda counts: {sum((c * n for c, n in counts.items()), ()): 1}), "two different chunks"),
     ("learn", learn_and_fall_off, "ValueError"),
-    ("learn", lambda ids, n: learn(ids, n + 1), "instead of"),
-    ("learn", lambda ids, n: Counter(zip(ids, ids[1:])), "of type Counter, not list"),
-    ("learn", lambda ids, n: Counter(zip(ids, ids[1:])).most_common(n), "A list of pairs is wanted"),
-    ("encode", encode_by(lambda pairs, merges: max(pairs, key=pairs.count)), "Frequency counted while learning"),
+    ("learn", lambda counts, n: learn(counts, n + 1), "instead of"),
+    ("learn", lambda counts, n: learn(counts, n)[:1], "of the 2 merges"),
+    ("learn", lambda counts, n: tuple(learn(counts, n)), "of type tuple, not list"),
+    ("learn", lambda counts, n: Counter(), "of type Counter, not list"),
+    ("learn", lambda counts, n: [[*pair] for pair in learn(counts, n)], "a list of pairs of ids"),
+    ("learn", lambda counts, n: [(97, 98)] if not counts else learn(counts, n), "Without any chunk"),
+    ("learn", lambda counts, n: learn(counts, n) if len(counts) < 3 else learn(counts, n)[:-1], "is missing"),
+    ("learn", learn_without_end, "does not come to an end"),
+    ("learn", learn_in_place, "changed what it was given"),
+    ("learn", lambda counts: [], "TypeError"),
+    ("learn", [7, 50], "A function is wanted"),
+    ("encode", encode_by(lambda pairs, merges: max(pairs, key=pairs.count)), "Frequency mattered while learning"),
     ("encode", encode_by(lambda pairs, merges: pairs[0]), "first pair found from the left"),
     ("encode", encode_by(lambda pairs, merges: max(pairs, key=merges.get)), "learned last was applied first"),
     ("encode", encode_one_merge, "Only one merge"),
@@ -348,8 +308,18 @@ MISTAKES = [
     ("stream", stream_swallowing, "One token that ends in half a character"),
     ("stream", stream_counting, "how many ids there are"),
     ("stream", lambda ids, tokens: decoded(ids, tokens), "It returns one text"),
-    ("stream", stream_bytes, "of type bytes. Text"),
-    ("stream", stream_spaced, "stands between them"),
+    ("stream", stream_bytes, "of type bytes. It should yield"),
+    ("stream", stream_spaced, "something stands between"),
+    ("bytes_per_token", lambda *a: 1 / bytes_per_token(*a), "upside down"),
+    ("bytes_per_token", lambda seen, text, *a: len(text) / len(cut(seen, text, *a)), "counts characters"),
+    ("bytes_per_token", lambda seen, text, *a: bytes_per_token(seen, seen, *a), "that it has learned from"),
+    ("bytes_per_token", lambda seen, text, *a: bytes_per_token(text, text, *a), "should learn from `seen`"),
+    ("bytes_per_token", lambda s, t, size, pattern: bytes_per_token(s, t, size), "None gave the same"),
+    ("bytes_per_token", lambda s, t, size, pattern: bytes_per_token(s, t, size, None), "GPT4_SPLIT gave the same"),
+    ("bytes_per_token", lambda s, t, size, pattern: bytes_per_token(s, t, 1024, pattern), "`vocab_size` has no"),
+    ("bytes_per_token", lambda seen, text, *a: len(text.encode()), "bytes of the whole text"),
+    ("bytes_per_token", lambda *a: len(cut(*a)), "tokens of the whole text"),
+    ("bytes_per_token", lambda *a: bytes_per_token(*a) + 1, "not the bytes of the text per token"),
 ]
 
 
@@ -363,12 +333,12 @@ def test_each_mistake_has_its_own_diagnosis(name, answer, said):
 
 
 def test_a_loop_that_catches_everything_is_stopped_too():
-    assert "does not come to an end" in check.merge(merge_swallowing).message
+    assert "does not come to an end" in check.learn(learn_swallowing).message
 
 
 def test_the_offending_token_is_outlined():
-    verdict = check.merge(merge_overlapping)
-    assert verdict._repr_html_().count("outline:") == 1
+    verdict = check.encode(lambda ids, merges: encode(ids, merges)[:-1])
+    assert verdict._repr_html_().count("outline:") == 1 and " bc " in repr(verdict)
 
 
 class Nasty:
@@ -396,7 +366,7 @@ def nasty_list(*_):
     return NastyList([1])
 
 
-@pytest.mark.parametrize("name", ["merge", "learn", "encode", "stream"])
+@pytest.mark.parametrize("name", ["learn", "encode", "stream", "bytes_per_token"])
 @pytest.mark.parametrize(
     "answer",
     [

@@ -18,7 +18,7 @@ from .io import tokenizer_files
 
 # %% ../nbs/01_tokenizer.ipynb #tokenizer
 class Tokenizer:
-    "The base of all tokenizers: a vocabulary of tokens, each of them some bytes; an id is a place in it."
+    "Base class of all tokenizers: a vocabulary, which is a list of tokens in bytes; an id is an index in it."
 
     def __init__(self, tokens: list[bytes]):
         self.tokens = tokens  # id -> bytes
@@ -37,7 +37,7 @@ class Tokenizer:
         return b"".join([self.tokens[i] for i in guard.decodable(ids, self.tokens)])
 
     def decode(self, ids: Iterable[int]) -> str:
-        "The text of these tokens; bytes that form no character show as U+FFFD."
+        "The text of these tokens; bytes that do not form a character become U+FFFD."
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def token_bytes(self, id: int) -> bytes:
@@ -68,7 +68,7 @@ class CharTokenizer(Tokenizer):
         return cls(sorted(set().union(*as_texts(guard.training_text(text)))))
 
     def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
-        "The ids of all texts, one after the other."
+        "Yield the ids of all texts, one after the other."
         for char in chain.from_iterable(as_texts(texts)):
             if char not in self.ids:
                 raise ValueError(f"{char!r} is not among the {self.vocab_size} characters that this tokenizer "
@@ -76,7 +76,7 @@ class CharTokenizer(Tokenizer):
             yield self.ids[char]
 
 # %% ../nbs/01_tokenizer.ipynb #byte-order
-BYTES = bytes(tokenizer_files.LETTERS)  # id -> byte; the keys of LETTERS stand in GPT-2's order
+BYTES = bytes(tokenizer_files.LETTERS)  # id -> byte; the keys of LETTERS are in GPT-2's order
 
 # %% ../nbs/01_tokenizer.ipynb #pair-counts-class
 class PairCounts:
@@ -92,7 +92,7 @@ class PairCounts:
                 self.count(pair, i)
 
     def count(self, pair: str, i: int) -> str:
-        "Count a pair that is now in chunk i; returns it."
+        "Count a pair that is now in chunk i; returns the pair."
         self.total[pair] += self.times[i]
         self.where[pair].append(i)
         return pair
@@ -135,7 +135,7 @@ def learn_merges(counts: Counter, vocab_size: int) -> tuple[list[bytes], list[tu
 
 # %% ../nbs/01_tokenizer.ipynb #apply-merges
 def apply_merges(chunk: str, merges: dict[str, tuple[int, str, str]]) -> str:
-    "Replay merges (pair -> its rank, the pair, the new symbol) on a chunk, in the order of their ranks."
+    "Apply merges (pair -> its rank, the pair, the new symbol) to a chunk, in the order of their ranks."
     todo = {merges[pair] for pair in map(add, chunk, chunk[1:]) if pair in merges}
     while todo:
         _, pair, new = first = min(todo)
@@ -165,12 +165,12 @@ class BPETokenizer(Tokenizer):
         self.symbols = {byte: symbol_of.get(bytes([byte])) for byte in range(256)}
         steps = [(chr(left) + chr(right), symbol_of[tokens[left] + tokens[right]]) for left, right in merges]
         self.ranked = {pair: (rank, pair, new) for rank, (pair, new) in enumerate(steps)}
-        self.known, self.room = {}, 0  # chunk -> ids, and how many more characters of chunks may be remembered
+        self.known, self.room = {}, 0  # chunk -> ids, and for how many more characters of chunks there is room
 
     @classmethod
     def train(cls, text: str | Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (),
               pattern: str | None = GPT4_SPLIT) -> "BPETokenizer":
-        "Learn from a text or a corpus: the 256 bytes, merges while there are pairs, the special tokens."
+        "Train on a text or a corpus; the tokens are the 256 bytes, those that merges make, and the special ones."
         special = guard.special_tokens(special_tokens, vocab_size)
         tokens, merges = learn_merges(count_chunks(guard.training_text(text), pattern), vocab_size - len(special))
         ids = {name: len(tokens) + i for i, name in enumerate(special)}
@@ -184,7 +184,7 @@ class BPETokenizer(Tokenizer):
         return [ord(symbol) for symbol in apply_merges(symbols, self.ranked)]
 
     def encode_text(self, text: str) -> Iterator[int]:
-        "The ids of a text, none of them special; each distinct chunk is worked out once."
+        "The ids of a text without special tokens; each distinct chunk is encoded only once."
         if self.room <= 0:
             self.known, self.room = {}, 1 << 21
         chunks, known = self.split(text), self.known
@@ -194,7 +194,7 @@ class BPETokenizer(Tokenizer):
         return chain.from_iterable(map(known.__getitem__, chunks))
 
     def encode_iterable(self, texts: Iterable[str], allowed_special: str | Iterable[str] = ()) -> Iterator[int]:
-        "The ids of all texts joined, lazily, with the special tokens that are allowed (a list, or 'all')."
+        "Yield the ids of all texts joined, with the special tokens that are allowed (a list, or 'all')."
         special = special_pattern(allowed_special, self.special_tokens)
         for part, is_special in parts(texts, self.pattern, special, self.normalizer):
             yield from [self.special_tokens[part]] if is_special else self.encode_text(part)

@@ -1,4 +1,4 @@
-"""Checks for chapter 01: each typical mistake has a diagnosis of its own."""
+"""Checks for the chapter Tokenizer: each typical mistake has its own diagnosis."""
 
 import functools
 import itertools
@@ -6,7 +6,13 @@ import random
 from collections import Counter
 
 from tinygpt.checks import Finding, attempt, call, checks
+from tinygpt.engine.splitting import GPT4_SPLIT
 from tinygpt.show.pictures import color_tokens
+
+
+def _drawn(ids, marked: int | None = None, shown=str):
+    "The ids in coloured boxes with space between them, one of them outlined."
+    return color_tokens((f" {shown(id)} " for id in ids), marked=marked)
 
 
 def _differ(answer, args: tuple, got: list, expected: list, shown=str):
@@ -15,136 +21,113 @@ def _differ(answer, args: tuple, got: list, expected: list, shown=str):
     if at is None:
         return
     short = (
-        f"ends too early: {len(expected) - len(got)} more should follow"
+        f"The result ends too early: {len(expected) - len(got)} more should follow."
         if at >= len(got)
-        else f"is wrong from index {at} on (counted from 0)"
+        else f"The result is wrong from index {at} on (counted from 0)."
     )
     raise Finding(
-        f"{call(answer, *args)} returned {got}, which {short}.",
-        color_tokens(map(shown, got), marked=min(at, len(got) - 1)) if got else None,
+        f"{short} {call(answer, *args)} returned {got}.",
+        _drawn(got, min(at, len(got) - 1), shown) if got else None,
     )
-
-
-@checks
-def merge(answer):
-    "Exercise 1: replace a pair by a new id, from left to right."
-
-    def tried(*args):
-        return attempt(answer, *args, expect=list)
-
-    ids, pair = [7, 1, 2, 8, 1, 2, 9], (1, 2)
-    got = tried(ids, pair, 50)
-    if got == ids:
-        raise Finding(
-            f"{call(answer, ids, pair, 50)} gave the ids back as they were. Which ids does it compare with the pair?"
-        )
-    if got == [7, 50, 8, 1, 2, 9]:
-        raise Finding(
-            f"{call(answer, ids, pair, 50)} replaced the first pair and left the second.",
-            color_tokens(map(str, got), marked=3),
-        )
-    if got == [7, 50, 8, 50]:
-        raise Finding(
-            "The last id is lost when it belongs to no pair. How far does your loop go?",
-            color_tokens(map(str, ids), marked=6),
-        )
-    if got[:4] == [7, 50, 2, 8]:
-        lost = "" if got[-1:] == [9] else " And the last id is lost."
-        raise Finding(
-            f"The second half of each pair is still there. Where does your loop go on after a merge?{lost}",
-            color_tokens(map(str, got), marked=2),
-        )
-    _differ(answer, (ids, pair, 50), got, [7, 50, 8, 50, 9])
-
-    for ids in [1, 3, 2], [3, 2, 1]:
-        _differ(answer, (ids, (1, 2), 50), tried(ids, (1, 2), 50), ids)
-    got = tried([1, 1, 1], (1, 1), 50)
-    if got == [50, 50]:
-        raise Finding(
-            "In [1, 1, 1] the middle id went into two merges. Each id can be used once.",
-            color_tokens(["1", "1", "1"], marked=1),
-        )
-    if got == [1, 50]:
-        raise Finding(
-            "In [1, 1, 1] the pair on the right was merged. Overlapping pairs are taken from left to right.",
-            color_tokens(map(str, got), marked=1),
-        )
-    _differ(answer, ([1, 1, 1], (1, 1), 50), got, [50, 1])
-    for ids in [3, 1, 2], [1, 2], [2, 1], [1], [], [1, 1, 2, 2], [1, 2, 1, 2, 1], [11, 2], [1, 21]:
-        got = tried(ids, (1, 2), 50)
-        _differ(answer, (ids, (1, 2), 50), got, _merged(ids, (1, 2), 50))
-    return "Pairs at the end, overlapping pairs and lists without any are all treated as they should be."
 
 
 def _merged(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
     return [ord(c) for c in "".join(map(chr, ids)).replace("".join(map(chr, pair)), chr(new))]
 
 
-def _learned(ids: list[int], n: int) -> list[tuple[int, int]]:
-    merges = []
-    while len(merges) < n and len(ids) > 1:
-        counts = Counter(zip(ids, ids[1:]))
-        merges.append(min(counts, key=lambda pair: (-counts[pair], pair)))
-        ids = _merged(ids, merges[-1], 255 + len(merges))
+def _learned(counts: dict[tuple, int], n: int) -> list[tuple[int, int]]:
+    chunks, merges = list(counts.items()), []
+    while len(merges) < n:
+        pairs = Counter()
+        for ids, times in chunks:
+            for pair in zip(ids, ids[1:]):
+                pairs[pair] += times
+        if not pairs:
+            break
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
+        chunks = [(_merged(ids, merges[-1], 255 + len(merges)), times) for ids, times in chunks]
     return merges
 
 
 @checks
 def learn(answer):
-    "Exercise 2: the most frequent pair, ties by the lowest ids, and count again after each merge."
+    "Exercise 1: the most frequent pair of the counted chunks, ties by the lowest ids, counted again after each merge."
 
-    def tried(text, n):
-        got = attempt(answer, list(text), n, expect=list)
+    def tried(counts, n):
+        given = {tuple(chunk): times for chunk, times in counts.items()}
+        got = attempt(answer, given, n, expect=list)
         if any(not isinstance(pair, tuple) or [type(id) for id in pair] != [int, int] for pair in got):
             raise Finding(
-                f"{call(answer, list(text), n)} returned {got}. A list of pairs is wanted, such as [(97, 98)]."
+                f"It should return a list of pairs of ids, such as [(97, 98)]. {call(answer, given, n)} returned {got}."
             )
         if len(got) > n:
-            raise Finding(f"{call(answer, list(text), n)} returned {len(got)} merges instead of {n}.")
+            raise Finding(f"It returned {len(got)} merges instead of {n}: {call(answer, given, n)}.")
         return got
 
-    if (got := tried(b"xyaxybxyc", 1)) != [(120, 121)]:
-        raise Finding(f'In "xyaxybxyc" it begins with {got}. Which pair stands there most often?')
-    answers = {tuple(tried(b"bdaebc", 1)) for _ in range(30)}
+    def words(counts):
+        return ", ".join(f'"{chunk.decode()}" {times}' for chunk, times in counts.items())
+
+    if (got := tried({b"xyaxybxyc": 1}, 1)) != [(120, 121)]:
+        raise Finding(f'For the one chunk "xyaxybxyc" it begins with {got}. Which pair occurs there most often?')
+    apart = {b"a": 5, b"bc": 2}
+    if (got := tried(apart, 1)) in ([(97, 97)], [(97, 98)]):
+        raise Finding(
+            f"It paired ids of two different chunks: a merge never crosses a border. The chunks were {words(apart)}."
+        )
+    often = {b"ab": 5, b"cdcd": 1}
+    if (got := tried(often, 1)) == [(99, 100)]:
+        raise Finding(
+            f"The numbers in `counts` were not used: each chunk counted once. The chunks were {words(often)}."
+        )
+    answers = {tuple(tried({b"bdaebc": 1}, 1)) for _ in range(30)}
     if len(answers) > 1:
         raise Finding(
-            "Asked again and again, it does not always answer the same. With chance in it, no two people would get the "
-            "same vocabulary from the same text."
+            "The same question got different answers. If chance decides, two people cannot get the same vocabulary "
+            "from the same text."
         )
     (got,) = answers.pop() or [None]
     if got is None:
-        raise Finding('In "bdaebc" it learned nothing. A pair that occurs once is a pair, too.')
+        raise Finding('It learned nothing from the chunk "bdaebc". A pair that occurs once is a pair, too.')
     if got in [(98, 100), (98, 99)]:
         raise Finding(
-            f"Of equally frequent pairs it takes the one that it met {'first' if got[1] == 100 else 'last'}. So the "
-            "same words in another order would give another vocabulary. The chapter has a rule for ties."
+            f"Of equally frequent pairs it takes the one that it met {'first' if got[1] == 100 else 'last'}. Then the "
+            "same words in another order give another vocabulary. The chapter has a rule for ties."
         )
     if got != (97, 101):
         which = {(101, 98): "the one with the highest ids", (100, 97): "the one with the lowest second id"}.get(
             got, got
         )
         raise Finding(f'Of the equally frequent pairs in "bdaebc" it takes {which}. The chapter has a rule for ties.')
-    got = tried(b"abcabcabd", 2)
+    got = tried({b"abcabcabd": 1}, 2)
     if got[1:] and 256 not in got[1] and max(got[1]) > 256:
         raise Finding(f"The second merge is {got[1]}. Which number does the first new token get?")
     if got == [(97, 98), (98, 99)] or got == [(97, 98), (97, 98)]:
         raise Finding(
-            f'In "abcabcabd" it learned {got}. After the first merge other pairs stand there: has the text been '
-            "changed, and counted again?"
+            f'The second merge is wrong: "abcabcabd" gave {got}. The first merge changes the chunk. Was it counted '
+            "again?"
         )
     if len(got) < 2:
-        raise Finding(f"{call(answer, list(b'abcabcabd'), 2)} returned {len(got)} of the 2 merges.")
-    if len(tried(b"aaaa", 9)) != 2 or tried(b"a", 3) or tried(b"", 3):
+        raise Finding(f'For the chunk "abcabcabd" it returned {len(got)} of the 2 merges.')
+    short = {text: tried({text: 1}, 9) for text in (b"aaaa", b"a", b"")}
+    if [len(got) for got in short.values()] != [2, 0, 0]:
         raise Finding(
             'Where no pair is left, it should return the merges so far: "aaaa" has two, "a" and "" have none. '
-            f"Yours: {tried(b'aaaa', 9)}, {tried(b'a', 3)}, {tried(b'', 3)}."
+            f"It returned {', '.join(map(str, short.values()))}."
         )
+    if tried({}, 3):
+        raise Finding("Without any chunk there is nothing to learn: the list should be empty.")
     rng = random.Random(0)
     for _ in range(40):
-        text = bytes(rng.choice(b"aab c") for _ in range(rng.randrange(16)))
-        got, expected = tried(text, 6), _learned(list(text), 6)
-        _differ(answer, (list(text), 6), got, expected)
-    return "The most frequent pair, of equals always the same one, counted anew after each merge."
+        chunks = [bytes(rng.choice(b"aab c") for _ in range(rng.randrange(12))) for _ in range(3)]
+        counts = {chunk: rng.randrange(1, 4) for chunk in chunks}
+        got, expected = tried(counts, 6), _learned(counts, 6)
+        at = next((i for i, (a, b) in enumerate(itertools.zip_longest(got, expected)) if a != b), None)
+        if at is not None:
+            raise Finding(
+                f"Merge number {at + 1} is {'missing' if at >= len(got) else 'wrong'}. The chunks were {words(counts)}; "
+                f"it returned {got}."
+            )
+    return "It takes the most frequent pair, breaks ties by a rule, and counts again after each merge."
 
 
 def _greedy(ids, merges, choose):
@@ -189,7 +172,7 @@ def _replayed(ids, merges):
 
 @checks
 def encode(answer):
-    "Exercise 3: replay the merges in the order in which they were learned."
+    "Exercise 2: apply the merges in the order in which they were learned."
     # a word for which every strategy below gives another result
     word, merges = list(b"bcadca"), {(98, 99): 256, (99, 97): 257, (100, 257): 258, (97, 258): 259, (100, 99): 260}
     got = attempt(answer, word, merges, expect=list)
@@ -199,7 +182,7 @@ def encode(answer):
         return letters.get(id, str(id))
 
     def drawn(ids):
-        return color_tokens(map(shown, ids))
+        return _drawn(ids, shown=shown)
 
     right = _replayed(word, merges)
     mistakes = [
@@ -207,12 +190,11 @@ def encode(answer):
         (_merged(word, (98, 99), 256), "Only one merge was applied. Which pairs stand side by side after it?"),
         (
             _present_once(word, merges),
-            "Merges that the text has from the start were applied, but not those whose parts other merges have "
-            "just made.",
+            "Only pairs that the text has from the start were merged, not those that other merges have just made.",
         ),
         (
             _greedy(word, merges, lambda pairs: max(pairs, key=pairs.count)),
-            "The pair that is most frequent in this text was merged first. Frequency counted while learning; "
+            "The pair that is most frequent in this text was merged first. Frequency mattered while learning; "
             "now the order is fixed.",
         ),
         (
@@ -222,34 +204,32 @@ def encode(answer):
         ),
         (
             _greedy(word, merges, lambda pairs: max(pairs, key=merges.get)),
-            "The merge learned last was applied first. It is the other way round.",
+            "The merge that was learned last was applied first.",
         ),
     ]
     for wrong, diagnosis in mistakes:
         if got == wrong:
-            raise Finding(f'{diagnosis} This is what came out of "bcadca":', drawn(got))
+            raise Finding(f'{diagnosis} "bcadca" became:', drawn(got))
     _differ(answer, (word, merges), got, right, shown)
     long, others = list(b"adcacbacba"), {(98, 97): 300, (99, 300): 310, (300, 310): 320, (97, 99): 330, (99, 98): 340}
     got = attempt(answer, long, others, expect=list)
     if got == _longest(long, others):
-        raise Finding(
-            f"{call(answer, long, others)} took the longest token that fits at each place. Length does not decide."
-        )
+        raise Finding("It takes the longest token that fits at each place. Length does not decide.")
     again = attempt(answer, word * 2, merges, expect=list)
     if again == _leftmost_only(word * 2, merges):
-        raise Finding("Each merge was applied to the first place where it fits, and to no other.", drawn(again))
+        raise Finding("Each merge was applied only at the first place where it fits.", drawn(again))
     _differ(answer, (long, others), got, _replayed(long, others))
     rng = random.Random(1)
     for _ in range(50):
         ids = [rng.choice(b"abcd") for _ in range(rng.randrange(12))]
         got = attempt(answer, ids, merges, expect=list)
         _differ(answer, (ids, merges), got, _replayed(ids, merges), shown)
-    return "The merges are replayed in the order in which they were learned."
+    return "The merges are applied in the order in which they were learned."
 
 
 @checks
 def stream(answer):
-    "Exercise 4: decode bytes when they make whole characters, not token by token."
+    "Exercise 3: decode bytes when they make whole characters, not token by token."
     tokens = [b"light", b" ", b"\xf0\x9f", b"\x90\x9f", b"\xc3", b"\xa9", b"caf", b"caf\xc3", b"\xf0", b"\x9f"]
 
     def tried(*ids):
@@ -277,9 +257,9 @@ def stream(answer):
                 ) from None
             raise
         if isinstance(got, str):
-            raise Finding("It returns one text. A generator is wanted, which yields text again and again.")
+            raise Finding("It returns one text. It should be a generator, which yields text again and again.")
         if wrong := [part for part, _ in got if not isinstance(part, str)]:
-            raise Finding(f"It yields {wrong[0]!r}, of type {type(wrong[0]).__name__}. Text (str) is wanted.")
+            raise Finding(f"It yields {wrong[0]!r}, of type {type(wrong[0]).__name__}. It should yield text (str).")
         return got
 
     def text(*ids):
@@ -287,14 +267,14 @@ def stream(answer):
 
     if (got := text(0, 1, 0)) != "light light":
         what = (
-            "the parts are there, but something stands between them"
+            "something stands between the parts"
             if got.replace(" ", "") == "lightlight"
-            else "the text is another"
+            else "this is a different text"
         )
         raise Finding(f'The ids of b"light", b" " and b"light" gave {got!r}: {what}.')
     if len(tried(0, 1, 0)) < 2 or tried(0, 1, 0)[0][1] > 1:
         raise Finding(
-            'Nothing came out before all ids were in. A reader wants "light" as soon as its id is there.'
+            'Nothing came out before all ids were in. We want to see "light" as soon as its id is there.'
         )
     for ids in (6, 4, 5), (2, 3), (7, 5, 1, 0), (8, 9, 3):
         whole, cut = (
@@ -307,14 +287,14 @@ def stream(answer):
             if "UnicodeDecodeError" in finding.verdict.message:
                 raise Finding(
                     "It stops with an error at a token that holds half a character. What has to happen with such bytes "
-                    "until the rest comes?",
+                    "until the rest arrives?",
                     cut,
                 ) from None
             raise
         if "�" in got:
             raise Finding(
                 f"These tokens gave {got!r}. One of them ends in the middle of a character, and half a character "
-                "decodes to �. What has to happen with such bytes until the rest comes?",
+                "decodes to �. What has to happen with such bytes until the rest arrives?",
                 cut,
             )
         if got != whole:
@@ -323,7 +303,7 @@ def stream(answer):
                 + (
                     "part of a character was thrown away."
                     if len(got) < len(whole)
-                    else "bytes were read as if each were a character, or came twice."
+                    else "bytes were decoded as if each were a character, or came twice."
                 ),
                 cut,
             )
@@ -349,4 +329,38 @@ def stream(answer):
         )
     if text():
         raise Finding("No ids at all should give no text.")
-    return "Whole characters come out at once, and halves are held back until the rest is there."
+    return "Whole characters come out at once, and halves are held back until the rest arrives."
+
+
+@checks
+def bytes_per_token(answer):
+    "Exercise 4: train with a split pattern or without one, and measure on another text."
+    from tinygpt.tokenizer import BPETokenizer
+
+    seen, text, size = "the lamp, the light, the lamp, the oil. " * 20, "An old lamp: the café, the lighthouse, the lamp.", 264
+
+    def ratio(seen, text, size, pattern, per=len):
+        return per(text.encode()) / len(BPETokenizer.train(seen, size, pattern=pattern).encode(text))
+
+    for pattern in GPT4_SPLIT, None:
+        which = "GPT4_SPLIT" if pattern else "None"
+        got = attempt(answer, seen, text, size, pattern, expect=(int, float), steps=1_000_000)
+        right = ratio(seen, text, size, pattern)
+        mistakes = [
+            (1 / right, "It is upside down: these are tokens per byte."),
+            (right * len(text) / len(text.encode()), "It counts characters. An é is one character and two bytes."),
+            (ratio(seen, seen, size, pattern), "It measures on the text that it has learned from."),
+            (ratio(text, text, size, pattern), "It learns from `text`. It should learn from `seen`."),
+            (ratio(seen, text, size, GPT4_SPLIT), "The argument `pattern` has no effect: None gave the same as GPT4_SPLIT."),
+            (ratio(seen, text, size, None), "The argument `pattern` has no effect: GPT4_SPLIT gave the same as None."),
+            (ratio(seen, text, 1024, pattern), "The argument `vocab_size` has no effect."),
+            (len(text.encode()), "These are the bytes of the whole text."),
+            (len(text.encode()) / right, "These are the tokens of the whole text."),
+        ]
+        if abs(got - right) <= 1e-6 * right:
+            continue
+        for wrong, diagnosis in mistakes:
+            if abs(got - wrong) <= 1e-6 * wrong:
+                raise Finding(f"{diagnosis} With pattern={which} it returned {got:.3f}.")
+        raise Finding(f"With pattern={which} it returned {got:.3f}, which is not the bytes of the text per token.")
+    return "It learns from one text and counts bytes per token on another. Did you predict what you measured?"
