@@ -1,5 +1,6 @@
-"""The checks of chapter 02."""
+"""The checks of the chapter Tales."""
 
+import functools
 import math
 
 import pytest
@@ -27,57 +28,117 @@ def tokens_alike(hits, edges, places):
     return sum(found) / len(found)
 
 
+def rates(nats, texts, ids, end=1):
+    total, n_tokens = sum(nats), sum(len(one) + end for one in ids)
+    return total / len(texts), total / n_tokens, total / math.log(2) / sum(len(text.encode()) for text in texts)
+
+
+def rates_but(which, wrong):
+    "Right, but for one of the three numbers, which is `wrong(total, nats, texts, tokens of each text)`."
+
+    def answer(nats, texts, ids):
+        out = list(rates(nats, texts, ids))
+        out[which] = wrong(sum(nats), nats, texts, [len(one) + 1 for one in ids])
+        return out
+
+    return answer
+
+
+def n_bytes(texts):
+    return sum(len(text.encode()) for text in texts)
+
+
+RULE = """
+Tale =
+  3* The king slept.
+  The king {Did}.
+Did =
+  sang
+  danced
+  wept
+"""
+INNER = math.log(3)
+OUTER = -3 / 4 * math.log(3 / 4) - 1 / 4 * math.log(1 / 4)
+FLOOR = OUTER + INNER / 4
 RIGHT = {
-    "surprise_of": lambda options: sum(math.log(n) for n in options),
-    "bits_per_byte": lambda nats, text: nats / math.log(2) / len(text.encode()),
-    "floor_of": lambda tales: sum(nats for nats, _ in tales) / sum(tokens for _, tokens in tales),
-    "share_right": judged(all),
+    "own_rule": lambda: (RULE, FLOOR),
+    "rates": lambda: (rates,),
+    "share_right": lambda: (judged(all),),
 }
 MISTAKES = [
-    ("surprise_of", lambda options: sum(math.log(1 / n) for n in options), "not negative"),
-    ("surprise_of", lambda options: sum(math.log2(n) for n in options), "in bits"),
-    ("surprise_of", lambda options: sum(math.log10(n) for n in options), "base of ten"),
-    ("surprise_of", lambda options: math.log(sum(options)), "added before the logarithm"),
-    ("surprise_of", lambda options: math.prod(1 / n for n in options), "the probability itself"),
-    ("surprise_of", lambda options: math.prod(options), "how many tales there are"),
-    ("surprise_of", lambda options: -math.log(math.prod(1 / n for n in options)), "it breaks"),
-    ("surprise_of", lambda options: sum(math.log(n) for n in options) / len(options), "the average of the choices"),
-    ("surprise_of", lambda options: math.fsum(map(math.log, options)) or 1, "no surprise"),
-    ("bits_per_byte", lambda nats, text: nats / len(text.encode()), "How many bits is a nat"),
-    ("bits_per_byte", lambda nats, text: nats * math.log(2) / len(text.encode()), "divide by ln 2"),
-    ("bits_per_byte", lambda nats, text: nats / math.log(2) / len(text), "Characters were counted"),
-    ("bits_per_byte", lambda nats, text: nats / math.log(2), "the whole text"),
-    ("bits_per_byte", lambda nats, text: len(text.encode()) / nats / math.log(2), "Upside down"),
-    ("floor_of", lambda tales: sum(n / t for n, t in tales) / len(tales), "average: so tokens"),
-    ("floor_of", lambda tales: sum(n for n, _ in tales) / len(tales), "for each tale"),
-    ("floor_of", lambda tales: sum(t for _, t in tales) / sum(n for n, _ in tales), "Upside down"),
-    ("floor_of", lambda tales: sum(n for n, _ in tales), "of all tales together"),
-    ("floor_of", lambda tales: math.exp(RIGHT["floor_of"](tales)), "perplexity"),
-    ("floor_of", lambda tales: RIGHT["floor_of"](tales) / math.log(2), "Those are bits"),
+    ("own_rule", (RULE, FLOOR / math.log(2)), "in bits"),
+    ("own_rule", (RULE, -FLOOR), "not negative"),
+    ("own_rule", (RULE, math.log(2) + INNER / 2), "The weights are missing"),
+    ("own_rule", (RULE, math.log(4)), "if all texts were equally likely"),
+    ("own_rule", (RULE, OUTER + INNER), "counts in full"),
+    ("own_rule", (RULE, OUTER), "only the choices of the rule Tale"),
+    ("own_rule", (RULE, (math.log(4 / 3) + 3 * math.log(12)) / 4), "All texts count the same"),
+    ("own_rule", (RULE, math.log(4 / 3)), "the likeliest text"),
+    ("own_rule", (RULE, math.exp(FLOOR)), "exponential"),
+    ("own_rule", (RULE, 17.0), "which is not right"),
+    ("own_rule", (RULE, "one"), "should be a number"),
+    ("own_rule", (7, 1.0), "should be a text"),
+    ("own_rule", (RULE.replace("Tale", "Story"), FLOOR), "no rule called Tale"),
+    ("own_rule", (RULE.replace("  sang", "sang"), FLOOR), "neither a rule (Name =)"),
+    ("own_rule", (RULE.replace("{Did}", "{Dit}"), FLOOR), "nor a word that was picked"),
+    ("own_rule", (RULE.replace("{Did}", "{d:verb}"), FLOOR), "no list of words called verb"),
+    ("own_rule", (RULE.replace("{Did}", "{}"), FLOOR), "cannot be read"),
+    ("own_rule", (RULE + "Empty =\n", FLOOR), "has no lines"),
+    ("own_rule", (RULE.replace("sang", "{Tale}"), FLOOR), "leads back to itself"),
+    ("own_rule", ("Tale =\n  2* one\n  two\n", FLOOR), "Only the rule Tale"),
+    ("own_rule", (RULE.replace("3* ", ""), FLOOR), "equally likely. Give"),
+    ("own_rule", (RULE.replace("danced", "sang"), FLOOR), "There are 2 ways"),
+    ("own_rule", (RULE.replace("{Did}", "{Did} {Did}").replace("sang", "{m:~}"), FLOOR), "too many different texts"),
+    ("own_rule", (RULE.replace("3* ", "200* ") + "".join(f"  {n}\n" for n in range(40)), FLOOR), "too rare"),
+    ("own_rule", ("verb: ran sat\n" + RULE.replace("{Did}", "{Did} {v} {v:verb}"), FLOOR), "while it writes"),
+    ("rates", rates_but(0, lambda total, *_: total), "the sum over all texts"),
+    ("rates", lambda *given: rates(*given)[1::-1] + rates(*given)[2:], "belongs in second place"),
+    ("rates", lambda *given: rates(*given, end=0), "one more token, for its end. ("),
+    ("rates", rates_but(1, lambda total, n, texts, counts: total / (sum(counts) - 2)), "not only one of them"),
+    ("rates", rates_but(1, lambda t, nats, x, counts: sum(n / c for n, c in zip(nats, counts)) / 3), "the average of a rate"),
+    ("rates", rates_but(1, lambda total, n, texts, counts: sum(counts) / total), "tokens per nat"),
+    ("rates", rates_but(1, lambda total, n, texts, counts: total / n_bytes(texts)), "nats per byte. ("),
+    ("rates", rates_but(2, lambda total, n, texts, counts: total / n_bytes(texts)), "How many bits is a nat"),
+    ("rates", rates_but(2, lambda total, n, texts, c: total * math.log(2) / n_bytes(texts)), "more than one bit"),
+    ("rates", rates_but(2, lambda total, n, texts, c: total / math.log(2) / sum(map(len, texts))), "counts characters"),
+    ("rates", rates_but(2, lambda total, n, texts, counts: total / math.log(2)), "bits of all texts together"),
+    ("rates", rates_but(2, lambda total, n, texts, c: n_bytes(texts) / total * math.log(2)), "bytes per bit"),
+    ("rates", rates_but(2, lambda total, n, texts, counts: total / math.log(2) / sum(counts)), "bits per token"),
+    ("rates", lambda *given: rates(*given)[:2], "three numbers"),
     ("share_right", judged(any), "half a name"),
-    ("share_right", tokens_alike, "Tokens were counted"),
-    ("share_right", judged(lambda found: found[0]), "Only the first"),
-    ("share_right", judged(lambda found: found[-1]), "Only the last"),
-    ("share_right", tokens_inside, "were left out"),
-    ("share_right", lambda hits, edges, places: sum(hits) / len(hits), "share of all tokens"),
-    ("share_right", lambda *given: judged(all)(*given) * len(given[2]), "how many places are right"),
+    ("share_right", tokens_alike, "It counts tokens"),
+    ("share_right", judged(lambda found: found[0]), "only the first"),
+    ("share_right", judged(lambda found: found[-1]), "only the last"),
+    ("share_right", tokens_inside, "leaves out tokens"),
+    ("share_right", lambda hits, edges, places: sum(hits) / len(hits), "fraction of all tokens"),
+    ("share_right", lambda *given: judged(all)(*given) * len(given[2]), "the number of places that are right"),
     (
         "share_right",
         lambda *given: judged(all)(*given) * len(given[2]) / len(given[0]),
-        "divided by the number of tokens",
+        "divides by the number of tokens",
     ),
 ]
 
 
+def given(answer):
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+@functools.cache
+def messages(name):
+    "What each mistake should be told, and what it is told."
+    return [(said, getattr(check, name)(*given(answer)).message) for about, answer, said in MISTAKES if about == name]
+
+
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_answers_pass_and_blank_ones_are_no_mistake(name):
-    assert getattr(check, name)(RIGHT[name])
-    assert getattr(check, name)(lambda *_: None).state == "blank"
+    assert getattr(check, name)(*RIGHT[name]())
+    blank = ("", ...) if name == "own_rule" else (lambda *_: None,)
+    assert getattr(check, name)(*blank).state == "blank"
 
 
 @pytest.mark.parametrize("name, answer, said", MISTAKES, ids=lambda value: value if isinstance(value, str) else "")
 def test_each_mistake_has_its_own_diagnosis(name, answer, said):
-    verdict = getattr(check, name)(answer)
+    verdict = getattr(check, name)(*given(answer))
     assert verdict.state == "wrong" and said in verdict.message
-    others = [other for about, other, words in MISTAKES if about == name and words != said]
-    assert all(said not in getattr(check, name)(other).message for other in others)
+    assert all(said not in message for words, message in messages(name) if words != said)

@@ -1,6 +1,7 @@
 """The checks: right answers pass, and each typical mistake gets a diagnosis of its own."""
 
 import codecs
+import functools
 import random
 import sys
 from collections import Counter
@@ -323,13 +324,18 @@ MISTAKES = [
 ]
 
 
+@functools.cache
+def messages(name):
+    "What each mistake should be told, and what it is told."
+    return [(said, getattr(check, name)(answer).message) for about, answer, said in MISTAKES if about == name]
+
+
 @pytest.mark.parametrize("name, answer, said", MISTAKES, ids=lambda value: value if isinstance(value, str) else "")
 def test_each_mistake_has_its_own_diagnosis(name, answer, said):
     verdict = getattr(check, name)(answer)
     assert verdict.state == "wrong" and said in verdict.message
     assert verdict.message in repr(verdict) and "border-left" in verdict._repr_html_()
-    others = [other for about, other, words in MISTAKES if about == name and words != said]
-    assert all(said not in getattr(check, name)(other).message for other in others)
+    assert all(said not in message for words, message in messages(name) if words != said)
 
 
 def test_a_loop_that_catches_everything_is_stopped_too():

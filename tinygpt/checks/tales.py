@@ -1,8 +1,12 @@
-"""Checks for chapter 02: each typical mistake has a diagnosis of its own."""
+"""Checks for the chapter Tales: each typical mistake has its own diagnosis."""
 
 import math
+import random
+import regex
 
-from tinygpt.checks import Finding, attempt, call, checks
+from tinygpt.checks import Finding, attempt, checks
+from tinygpt.world.grammar import Grammar, Step, write
+from tinygpt.world.parser import parse
 from tinygpt.world.skills import tokens_in
 
 
@@ -10,88 +14,170 @@ def _near(a: float, b: float) -> bool:
     return abs(a - b) <= 1e-6 * max(1, abs(b))
 
 
-def _diagnose(answer, args: tuple, right: float, mistakes: list[tuple[float, str]], what: str):
+def _diagnose(got: float, right: float, mistakes: list[tuple[float, str]], what: str):
     "Compare a number with what typical mistakes would give."
-    got = attempt(answer, *args, expect=(int, float))
     if _near(got, right):
         return
     for wrong, diagnosis in mistakes:
         if _near(got, wrong):
-            raise Finding(f"{call(answer, *args)} returned {got:.4g}. {diagnosis}")
-    raise Finding(f"{call(answer, *args)} returned {got:.4g}, which is not {what}.")
+            raise Finding(f"{diagnosis} ({what} came out as {got:.4g}.)")
+    raise Finding(f"{what} came out as {got:.4g}, which is not right.")
 
 
-@checks
-def surprise_of(answer):
-    "Exercise 1: the sum of the logarithms."
-    options = [2, 3, 8]
-    mistakes = [
-        (-math.log(48), "Surprise is not negative: the rarer, the more of it."),
-        (math.log2(48), "That is in bits. For nats, use the natural logarithm."),
-        (math.log10(48), "That is a logarithm to the base of ten. For nats, use the natural one."),
-        (math.log(13), "The numbers were added before the logarithm. Chances of several choices are multiplied."),
-        (1 / 48, "That is the probability itself. Surprise is made of its logarithm."),
-        (48, "That is how many tales there are. What is the chance of one of them, and its logarithm?"),
-        (sum(-math.log(1 - 1 / n) for n in options), "That is the surprise of not choosing each of the words."),
-        (math.log(48) / 3, "That is the average of the choices. The surprise of the whole tale is wanted."),
-    ]
-    _diagnose(answer, (options,), math.log(48), mistakes, "the surprise of three choices")
+def _chances(grammar: Grammar) -> dict[str, float]:
+    "The probability of each text that a small grammar can write."
+    texts = {write(grammar, random.Random(seed)) for seed in range(3000)}
+    if len(texts) > 200:
+        raise Finding("It writes too many different texts to check. Shorten your lists: fewer than 100 texts are enough.")
+    parses = {text: list(parse(grammar, text)) for text in texts}
+    for text, made in parses.items():
+        if len(made) > 1:
+            raise Finding(
+                f"There are {len(made)} ways to write {text!r}, so the choices are more uncertain than the text. "
+                "Change a line, so that each text has one parse."
+            )
+    chances = {text: math.exp(sum(choice.logp for choice in made[0])) for text, made in parses.items()}
+    if sum(chances.values()) < 0.999:
+        raise Finding("Some of its texts are too rare to be found. Shorten your lists, or make the weights smaller.")
+    return chances
+
+
+def _read(text: str) -> Grammar:
+    "A learner's grammar, if it can be used."
+    known = r"\s*|#.*|\w+: .*|\w+ =|  (?:\d+\* )?\S.*"
+    for line in text.splitlines():
+        if not regex.fullmatch(known, line):
+            raise Finding(
+                f"The line {line!r} is neither a rule (Name =), nor a line of one (which begins with two spaces), nor a "
+                "list of words (name: word word)."
+            )
     try:
-        got = attempt(answer, [50] * 1000, expect=(int, float))
-    except Finding as finding:
-        if any(name in finding.verdict.message for name in ("OverflowError", "ZeroDivisionError", "ValueError")):
-            got = math.inf
-        else:
-            raise
-    if not math.isfinite(got):
-        raise Finding(
-            "With a thousand choices it breaks: the product is too small (or too large) for a float. "
-            "What becomes of a product when you take logarithms?"
-        )
-    if not _near(got, 1000 * math.log(50)):
-        raise Finding(f"For a thousand choices among 50 it returned {got:.6g}.")
-    if attempt(answer, [], expect=(int, float)) != 0 or attempt(answer, [1, 1], expect=(int, float)) != 0:
-        raise Finding("Where there is nothing to choose, there should be no surprise: 0.")
-    return "A product of chances is a sum of logarithms, however long the tale."
+        grammar = Grammar(text)
+    except Exception as error:
+        raise Finding(f"The grammar cannot be read: {type(error).__name__}: {error}. Check the curly brackets.") from None
+    if "Tale" not in grammar.rules:
+        raise Finding("There is no rule called Tale. The writer begins with it.")
+    for name, lines in grammar.rules.items():
+        if not lines:
+            raise Finding(f"The rule {name} has no lines.")
+        used = [step for _, steps in lines for step in steps]
+        for step in used:
+            if step.kind == "word" and not any(
+                other == step.name for _, steps in sum(grammar.rules.values(), []) for other in _picked(steps)
+            ):
+                raise Finding(f"{{{step.name}}} is neither a rule nor a word that was picked before.")
+            if step.kind == "pick" and step.words not in grammar.patterns:
+                raise Finding(f"There is no list of words called {step.words}.")
+    return grammar
+
+
+def _picked(steps: list[Step]) -> list[str]:
+    return [step.name for step in steps if step.kind == "pick"]
+
+
+def _reached(grammar: Grammar, name: str = "Tale", depth: int = 0) -> set[str]:
+    "The rules that can be reached from this one; a Finding if a rule leads back to itself."
+    if depth > 20:
+        raise Finding(f"The rule {name} leads back to itself, so its texts have no longest one. Remove the circle.")
+    inner = {step.name for _, steps in grammar.rules[name] for step in steps if step.kind == "rule"}
+    return {name}.union(*(_reached(grammar, rule, depth + 1) for rule in inner))
+
+
+def _entropy(chances) -> float:
+    return -sum(p * math.log(p) for p in chances if p > 0)
 
 
 @checks
-def bits_per_byte(answer):
-    "Exercise 2: nats to bits, and bytes for characters."
+def own_rule(grammar, floor):
+    "Exercise 1: the entropy of a grammar of one's own."
+    if not isinstance(grammar, str):
+        raise Finding("The grammar should be a text (str), in the form of `small`.")
+    if not grammar.strip() or floor is None or floor is ...:
+        raise Finding("Write the grammar and its floor, then run this cell again.", state="blank")
+    if isinstance(floor, bool) or not isinstance(floor, (int, float)):
+        raise Finding(f"The floor should be a number, not {type(floor).__name__}.")
+    read = _read(grammar)
+    reached = _reached(read)
+    if len(reached) < 2:
+        raise Finding("Only the rule Tale is used. Let one of its lines go on with another rule, as in {Where}.")
+    equal = [math.isclose(lines[0][0], logp) for lines in read.rules.values() for logp, _ in lines]
+    if all(equal):
+        raise Finding("All lines of a rule are equally likely. Give one of them a weight, such as 2*.")
+    try:
+        chances = _chances(read)
+    except (KeyError, ValueError, IndexError) as error:
+        raise Finding(f"It stops while it writes ({type(error).__name__}: {error}). Is a word used before it is picked?") from None
+    right = _entropy(chances.values())
+    rules = {name: _entropy(math.exp(logp) for logp, _ in read.rules[name]) for name in reached}
+    even = regex.sub(r"(?m)^  \d+\* ", "  ", grammar)
     mistakes = [
-        (2.0, "Those are nats for each byte. How many bits is a nat?"),
-        (2 * math.log(2), "One nat is more than one bit, not less: divide by ln 2."),
-        (20 / math.log(2), "Those are the bits of the whole text."),
-        (10 / 20 / math.log(2), "Upside down: that is bytes for each nat."),
+        (right / math.log(2), "This is the floor in bits. Use the natural logarithm."),
+        (-right, "The floor is not negative: surprisal is *minus* the logarithm."),
+        (_entropy(_chances(Grammar(even)).values()), "The weights are missing: this is the floor with all lines equally likely."),
+        (math.log(len(chances)), "This would be right if all texts were equally likely."),
+        (sum(rules.values()), "A rule that is not always reached counts in full here. How often is it reached?"),
+        (rules["Tale"], "These are only the choices of the rule Tale. The rules inside it choose, too."),
+        (sum(-math.log(p) for p in chances.values()) / len(chances), "All texts count the same here. How often does each occur?"),
+        (-math.log(max(chances.values())), "This is the surprisal of the likeliest text, not the average."),
+        (math.exp(right), "This is the exponential of the floor."),
     ]
-    _diagnose(answer, (20.0, "ten bytes."), 2 / math.log(2), mistakes, "the bits for each of ten bytes")
-    mistakes = [(6 / 2 / math.log(2), 'Characters were counted. "日本" has two of them, and six bytes.')]
-    _diagnose(answer, (6.0, "日本"), 1 / math.log(2), mistakes, "the bits for each of six bytes")
-    return "Nats become bits, and bytes are counted, not characters."
+    _diagnose(floor, right, mistakes, "Your floor")
+    return f"The floor of your {len(chances)} texts is {right:.4f} nats per text, as you predicted."
 
 
 @checks
-def floor_of(answer):
-    "Exercise 3: the sum of the nats over the sum of the tokens."
-    tales = [(60.0, 100), (90.0, 60), (10.0, 40)]
-    mistakes = [
-        (
-            sum(n / t for n, t in tales) / 3,
-            "The rate of each tale was taken, and then their average: so tokens of short tales count for more.",
-        ),
-        (160 / 3, "Those are nats for each tale."),
-        (200 / 160, "Upside down: those are tokens for each nat."),
-        (160.0, "That is the surprise of all tales together."),
-        (math.exp(160 / 200), "That is a perplexity. The floor is its logarithm."),
-        (160 / 200 / math.log(2), "Those are bits. Nats are wanted."),
-    ]
-    _diagnose(answer, (tales,), 160 / 200, mistakes, "the floor of these tales")
-    return "Every token counts the same, whichever tale it is from."
+def rates(answer):
+    "Exercise 2: nats per text, nats per token, bits per byte."
+    nats, texts = [60.0, 90.0, 10.0], ["Ada is in the café.", "Otto lost a kite and two keys.", "日本"]
+    ids = [[5, 9, 2, 7, 7, 1], [8, 3, 3, 6, 4, 9, 1, 2, 1], [4, 6]]
+    got = attempt(answer, nats, texts, ids, expect=(tuple, list))
+    if len(got) != 3 or not all(isinstance(number, (int, float)) for number in got):
+        raise Finding(f"It should return three numbers: nats per text, nats per token, bits per byte. It returned {got}.")
+    total, n_bytes = sum(nats), sum(len(text.encode()) for text in texts)
+    counts, n_chars = [len(found) + 1 for found in ids], sum(map(len, texts))
+    _diagnose(
+        got[0],
+        total / 3,
+        [
+            (total, "This is the sum over all texts. Divide by the number of texts."),
+            (total / sum(counts), "This number is nats per token. It belongs in second place."),
+        ],
+        "The first number, nats per text,",
+    )
+    _diagnose(
+        got[1],
+        total / sum(counts),
+        [
+            (total / (sum(counts) - 3), "Each text has one more token, for its end."),
+            (total / (sum(counts) - 2), "Each text has one more token, for its end, and not only one of them."),
+            (
+                sum(n / t for n, t in zip(nats, counts)) / 3,
+                "This is the average of a rate for each text, so tokens of short texts count for more.",
+            ),
+            (sum(counts) / total, "It is upside down: these are tokens per nat."),
+            (total / n_bytes, "These are nats per byte."),
+        ],
+        "The second number, nats per token,",
+    )
+    _diagnose(
+        got[2],
+        total / math.log(2) / n_bytes,
+        [
+            (total / n_bytes, "These are nats per byte. How many bits is a nat?"),
+            (total * math.log(2) / n_bytes, "One nat is more than one bit, so the number of bits is larger, not smaller."),
+            (total / math.log(2) / n_chars, "It counts characters. An é is one character and two bytes."),
+            (total / math.log(2), "These are the bits of all texts together."),
+            (n_bytes / total * math.log(2), "It is upside down: these are bytes per bit."),
+            (total / math.log(2) / sum(counts), "These are bits per token."),
+        ],
+        "The third number, bits per byte,",
+    )
+    return "All texts are added up before dividing, so every token and every byte counts the same."
 
 
 @checks
 def share_right(answer):
-    "Exercise 4: a place is right if all of its tokens are."
+    "Exercise 3: a place is right if all of its tokens are."
     hits = [False, True, True, True, False, False, True, False, False]
     edges = [0, 3, 7, 12, 15, 20, 25, 31, 34, 37]
     places = [(2, 6), (4, 9), (15, 21), (22, 27), (28, 33), (32, 34)]
@@ -108,14 +194,15 @@ def share_right(answer):
 
     flat = [hits[i] for tokens in held for i in tokens]
     mistakes = [
-        (by(any), "A place was counted where only some of its tokens are right: half a name is not a name."),
-        (sum(flat) / len(flat), "Tokens were counted. A place of three tokens counts once, like a place of one."),
-        (by(lambda found: found[0]), "Only the first token of each place was looked at."),
-        (by(lambda found: found[-1]), "Only the last token of each place was looked at."),
-        (by(all, inside), "Tokens that reach beyond a place were left out, and so a place may have no token at all."),
-        (sum(hits) / len(hits), "That is the share of all tokens, wherever they stand."),
-        (by(all) * len(places), "That is how many places are right. Which share of them is it?"),
-        (by(all) * len(places) / len(hits), "The right places were divided by the number of tokens."),
+        (by(any), "A place counts although only some of its tokens are right: half a name is not a name."),
+        (sum(flat) / len(flat), "It counts tokens. A place of three tokens counts once, like a place of one."),
+        (by(lambda found: found[0]), "It checks only the first token of each place."),
+        (by(lambda found: found[-1]), "It checks only the last token of each place."),
+        (by(all, inside), "It leaves out tokens that reach beyond a place, so a place may have no token at all."),
+        (sum(hits) / len(hits), "This is the fraction of all tokens, inside and outside the places."),
+        (by(all) * len(places), "This is the number of places that are right. Which fraction is it?"),
+        (by(all) * len(places) / len(hits), "It divides by the number of tokens."),
     ]
-    _diagnose(answer, (hits, edges, places), by(all), mistakes, "the share of places that are right")
-    return "A skill counts where it is needed, and only whole."
+    got = attempt(answer, hits, edges, places, expect=(int, float))
+    _diagnose(got, by(all), mistakes, "The fraction of places that are right")
+    return "A place counts once, and only if all of its tokens are right."
