@@ -19,28 +19,28 @@ from .world.parser import choices
 
 # %% ../nbs/02_tales.ipynb #tale-export
 def tale(seed: int, heldout: bool = False) -> str:
-    "A tale; with `heldout`, colour and thing are paired only as they never are in other tales."
+    "The tale that this seed writes; with `heldout`, its pairs of colour and thing occur in no other tale."
     return write(the_grammar(), random.Random(seed), heldout)
 
 # %% ../nbs/02_tales.ipynb #logprob-export
 def logprob(text: str, heldout: bool = False) -> float:
-    "The log-probability with which the grammar writes exactly this text; minus infinity if it never does."
+    "The log-probability of this text under the grammar; minus infinity if the grammar cannot write it."
     made = choices(text, heldout)
     return -math.inf if made is None else sum(choice.logp for choice in made)
 
 # %% ../nbs/02_tales.ipynb #chat-export
 def chat(seed: int) -> str:
-    "A conversation; <|user|>, <|assistant|> and <|end|> stand between its turns."
+    "The conversation that this seed writes; <|user|>, <|assistant|> and <|end|> separate its turns."
     return write(the_grammar(), random.Random(seed), start="Chat")
 
 # %% ../nbs/02_tales.ipynb #tokenizer-export
 def train_tokenizer() -> BPETokenizer:
-    "The course's tokenizer, trained anew on tales and conversations."
+    "Train the course's tokenizer on tales and conversations."
     texts = [tale(seed) for seed in range(3000)] + [chat(seed) for seed in range(1500)]
     parts = (part for text in texts for part in regex.split(r"<\|\w+\|>", text) if part)
     return BPETokenizer.train(parts, 2048, ["<|end|>", "<|user|>", "<|assistant|>"])
 
 @cache
 def the_tokenizer() -> BPETokenizer:
-    "The course's tokenizer, which comes with the package."
+    "The course's tokenizer, loaded from the package; `train_tokenizer` makes the same one."
     return BPETokenizer.load(ASSETS / "vocabulary")
