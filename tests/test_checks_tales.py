@@ -95,7 +95,11 @@ MISTAKES = [
     ("rates", lambda *given: rates(*given)[1::-1] + rates(*given)[2:], "belongs in second place"),
     ("rates", lambda *given: rates(*given, end=0), "one more token, for its end. ("),
     ("rates", rates_but(1, lambda total, n, texts, counts: total / (sum(counts) - 2)), "not only one of them"),
-    ("rates", rates_but(1, lambda t, nats, x, counts: sum(n / c for n, c in zip(nats, counts)) / 3), "the average of a rate"),
+    (
+        "rates",
+        rates_but(1, lambda total, nats, texts, counts: sum(n / c for n, c in zip(nats, counts)) / 3),
+        "the average of a rate",
+    ),
     ("rates", rates_but(1, lambda total, n, texts, counts: sum(counts) / total), "tokens per nat"),
     ("rates", rates_but(1, lambda total, n, texts, counts: total / n_bytes(texts)), "nats per byte. ("),
     ("rates", rates_but(2, lambda total, n, texts, counts: total / n_bytes(texts)), "How many bits is a nat"),

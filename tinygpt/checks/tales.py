@@ -2,6 +2,7 @@
 
 import math
 import random
+
 import regex
 
 from tinygpt.checks import Finding, attempt, checks
@@ -28,7 +29,7 @@ def _chances(grammar: Grammar) -> dict[str, float]:
     "The probability of each text that a small grammar can write."
     texts = {write(grammar, random.Random(seed)) for seed in range(3000)}
     if len(texts) > 200:
-        raise Finding("It writes too many different texts to check. Shorten your lists: fewer than 100 texts are enough.")
+        raise Finding("It writes too many different texts to check. Shorten your lists: fewer than 100 are enough.")
     parses = {text: list(parse(grammar, text)) for text in texts}
     for text, made in parses.items():
         if len(made) > 1:
@@ -48,13 +49,13 @@ def _read(text: str) -> Grammar:
     for line in text.splitlines():
         if not regex.fullmatch(known, line):
             raise Finding(
-                f"The line {line!r} is neither a rule (Name =), nor a line of one (which begins with two spaces), nor a "
-                "list of words (name: word word)."
+                f"The line {line!r} is neither a rule (Name =), nor a line of one (which begins with two spaces), "
+                "nor a list of words (name: word word)."
             )
     try:
         grammar = Grammar(text)
     except Exception as error:
-        raise Finding(f"The grammar cannot be read: {type(error).__name__}: {error}. Check the curly brackets.") from None
+        raise Finding(f"The grammar cannot be read ({type(error).__name__}). Check the curly brackets.") from None
     if "Tale" not in grammar.rules:
         raise Finding("There is no rule called Tale. The writer begins with it.")
     for name, lines in grammar.rules.items():
@@ -106,18 +107,25 @@ def own_rule(grammar, floor):
     try:
         chances = _chances(read)
     except (KeyError, ValueError, IndexError) as error:
-        raise Finding(f"It stops while it writes ({type(error).__name__}: {error}). Is a word used before it is picked?") from None
+        what = f"{type(error).__name__}: {error}"
+        raise Finding(f"It stops while it writes ({what}). Is a word used before it is picked?") from None
     right = _entropy(chances.values())
     rules = {name: _entropy(math.exp(logp) for logp, _ in read.rules[name]) for name in reached}
     even = regex.sub(r"(?m)^  \d+\* ", "  ", grammar)
     mistakes = [
         (right / math.log(2), "This is the floor in bits. Use the natural logarithm."),
         (-right, "The floor is not negative: surprisal is *minus* the logarithm."),
-        (_entropy(_chances(Grammar(even)).values()), "The weights are missing: this is the floor with all lines equally likely."),
+        (
+            _entropy(_chances(Grammar(even)).values()),
+            "The weights are missing: this is the floor with all lines equally likely.",
+        ),
         (math.log(len(chances)), "This would be right if all texts were equally likely."),
         (sum(rules.values()), "A rule that is not always reached counts in full here. How often is it reached?"),
         (rules["Tale"], "These are only the choices of the rule Tale. The rules inside it choose, too."),
-        (sum(-math.log(p) for p in chances.values()) / len(chances), "All texts count the same here. How often does each occur?"),
+        (
+            sum(-math.log(p) for p in chances.values()) / len(chances),
+            "All texts count the same here. How often does each occur?",
+        ),
         (-math.log(max(chances.values())), "This is the surprisal of the likeliest text, not the average."),
         (math.exp(right), "This is the exponential of the floor."),
     ]
@@ -132,7 +140,7 @@ def rates(answer):
     ids = [[5, 9, 2, 7, 7, 1], [8, 3, 3, 6, 4, 9, 1, 2, 1], [4, 6]]
     got = attempt(answer, nats, texts, ids, expect=(tuple, list))
     if len(got) != 3 or not all(isinstance(number, (int, float)) for number in got):
-        raise Finding(f"It should return three numbers: nats per text, nats per token, bits per byte. It returned {got}.")
+        raise Finding(f"It should return three numbers: nats per text, nats per token, bits per byte. Yours: {got}.")
     total, n_bytes = sum(nats), sum(len(text.encode()) for text in texts)
     counts, n_chars = [len(found) + 1 for found in ids], sum(map(len, texts))
     _diagnose(
@@ -164,7 +172,7 @@ def rates(answer):
         total / math.log(2) / n_bytes,
         [
             (total / n_bytes, "These are nats per byte. How many bits is a nat?"),
-            (total * math.log(2) / n_bytes, "One nat is more than one bit, so the number of bits is larger, not smaller."),
+            (total * math.log(2) / n_bytes, "One nat is more than one bit, so the number of bits is larger."),
             (total / math.log(2) / n_chars, "It counts characters. An é is one character and two bytes."),
             (total / math.log(2), "These are the bits of all texts together."),
             (n_bytes / total * math.log(2), "It is upside down: these are bytes per bit."),

@@ -124,8 +124,8 @@ def learn(answer):
         at = next((i for i, (a, b) in enumerate(itertools.zip_longest(got, expected)) if a != b), None)
         if at is not None:
             raise Finding(
-                f"Merge number {at + 1} is {'missing' if at >= len(got) else 'wrong'}. The chunks were {words(counts)}; "
-                f"it returned {got}."
+                f"Merge number {at + 1} is {'missing' if at >= len(got) else 'wrong'}. "
+                f"The chunks were {words(counts)}; it returned {got}."
             )
     return "It takes the most frequent pair, breaks ties by a rule, and counts again after each merge."
 
@@ -337,7 +337,8 @@ def bytes_per_token(answer):
     "Exercise 4: train with a split pattern or without one, and measure on another text."
     from tinygpt.tokenizer import BPETokenizer
 
-    seen, text, size = "the lamp, the light, the lamp, the oil. " * 20, "An old lamp: the café, the lighthouse, the lamp.", 264
+    seen, text = "the lamp, the light, the lamp, the oil. " * 20, "An old lamp: the café, the lighthouse, the lamp."
+    size = 264
 
     def ratio(seen, text, size, pattern, per=len):
         return per(text.encode()) / len(BPETokenizer.train(seen, size, pattern=pattern).encode(text))
@@ -351,8 +352,8 @@ def bytes_per_token(answer):
             (right * len(text) / len(text.encode()), "It counts characters. An é is one character and two bytes."),
             (ratio(seen, seen, size, pattern), "It measures on the text that it has learned from."),
             (ratio(text, text, size, pattern), "It learns from `text`. It should learn from `seen`."),
-            (ratio(seen, text, size, GPT4_SPLIT), "The argument `pattern` has no effect: None gave the same as GPT4_SPLIT."),
-            (ratio(seen, text, size, None), "The argument `pattern` has no effect: GPT4_SPLIT gave the same as None."),
+            (ratio(seen, text, size, GPT4_SPLIT), "The argument `pattern` has no effect: None is like GPT4_SPLIT."),
+            (ratio(seen, text, size, None), "The argument `pattern` has no effect: GPT4_SPLIT is like None."),
             (ratio(seen, text, 1024, pattern), "The argument `vocab_size` has no effect."),
             (len(text.encode()), "These are the bytes of the whole text."),
             (len(text.encode()) / right, "These are the tokens of the whole text."),

@@ -1,4 +1,4 @@
-"""Texts cut into chunks by a pattern, streamed in pieces that cut through no chunk, and counted on all cores."""
+"""Cut texts into chunks by a pattern, stream them in pieces that never cut through a chunk, and count on all cores."""
 
 import unicodedata
 from collections import Counter
@@ -29,11 +29,11 @@ BATCH = 1 << 22  # characters that are counted at a time
 LONG_CHUNK = 1000  # characters of a chunk that a tokenizer learns from
 UNBROKEN = 1 << 22  # characters without a place to cut that are held in memory
 LONGEST = 5_000  # characters of a pattern
-PATIENCE = 10  # seconds for a pattern that is not known, besides one for 10,000 characters
-NOTHING = "\udfff"  # half a surrogate pair, which no text has: it is looked for faster than what can never match
+PATIENCE = 10  # seconds that a pattern of the user's may take, plus one for every 10,000 characters
+NOTHING = "\udfff"  # half a surrogate pair, which occurs in no text (faster than a pattern that can never match)
 SAFE_CUT = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{M}'])")  # (?r): search from the end
 
-# What `regex` and Oniguruma, by which the tokenizers library cuts, read alike. They differ in much else: \w, ^ and $,
+# What `regex` and Oniguruma (used by the tokenizers library) read alike. They differ in much else: \w, ^ and $,
 # {1,3}+, (?i:ss), which is one letter in German, (?i:i), which is another one in Turkish, and [^\s\S].
 SET = (r"\\[sd]|\\p\{(?:L[ultmo]?|M[nce]?|N[dlo]?|P[cdseifo]?|S[mcko]?|Z[slp]?|"
        r"Arabic|Cyrillic|Devanagari|Greek|Han|Hangul|Hebrew|Hiragana|Katakana|Latin|Thai)\}")
@@ -47,7 +47,7 @@ LOOK = rf"\(\?[=!](?:(?:{ATOM}|\|){REPEAT})+\)(?![*+?{{])"
 READ_ALIKE = regex.compile(rf"(?:{LOOK}|\(\?[:>]|\||(?:{LETTERS}|{ATOM}){REPEAT}|\)(?:(?<!\)\)){TIMES})?)*+")
 
 def as_texts(source: str | Iterable[str]) -> Iterator[str]:
-    "The one text, or each text of a corpus; half a surrogate pair (not a character) becomes U+FFFD."
+    "Yield the one text, or each text of a corpus; half a surrogate pair (not a character) becomes U+FFFD."
     half = ""
     for text in [source] if isinstance(source, str | bytes) else source:
         if not isinstance(text, str):
@@ -64,7 +64,7 @@ def as_texts(source: str | Iterable[str]) -> Iterator[str]:
         yield "\ufffd"
 
 def compile_split(pattern: str | None) -> Callable[[str], list[str]]:
-    "A function that cuts a text into chunks, which, joined, are the text: what the pattern skips is a chunk, too."
+    "Return a function that cuts a text into chunks; what the pattern skips is a chunk too, so no text is lost."
     if pattern is None:
         return regex.compile(r"(?s:.+)").findall
     if not isinstance(pattern, str) or len(pattern) > LONGEST:
@@ -83,7 +83,7 @@ def compile_split(pattern: str | None) -> Callable[[str], list[str]]:
     return partial(cut_by, regex.compile(rf"(?:{pattern})|(?s:.)+?(?=(?:{pattern})|\Z)"))
 
 def cut_by(split: regex.Pattern, text: str) -> list[str]:
-    "The chunks of a text; raise ValueError if they are not the text, or are not found in reasonable time."
+    "The chunks of a text; raise ValueError if they do not add up to the text, or take too long to find."
     try:
         chunks = split.findall(text, timeout=PATIENCE + len(text) / 10_000)
     except TimeoutError:
@@ -104,7 +104,7 @@ def special_pattern(allowed: str | Iterable[str], known: Mapping[str, int]) -> "
     return SpecialPattern(names, names & getattr(known, "normalized", frozenset()))
 
 class AddedTokens(dict):
-    "The ids of special and other added tokens, and how the others are found in a text."
+    "The ids of added tokens, with two sets of names: those found without being allowed, and those found late."
 
     def __init__(self, ids: Mapping[str, int], plain: Iterable[str] = (), normalized: Iterable[str] = ()):
         super().__init__(ids)
@@ -112,14 +112,14 @@ class AddedTokens(dict):
         self.normalized = frozenset(normalized)  # found after the rest, in the text's Unicode form
 
 class SpecialPattern:
-    "Finds special tokens: first some in the text as it is, then the later ones in the rest, once that is normalized."
+    "Finds special tokens in two passes: first in the text as it is, then the `later` ones in the normalized rest."
 
     def __init__(self, names: set[str], later: set[str]):
         self.first, self.later = any_of(names - later), any_of(later)
         self.longest, self.has_later = max(map(len, names), default=0), bool(later)
 
     def split(self, text: str, form: str | None = None) -> list[str]:
-        "The text in parts, of which every second one is a special token, and the others are in this Unicode form."
+        "Split a text; every second part is a special token, and the other parts are in this Unicode form."
         found = []
         for i, part in enumerate(self.first.split(text)):
             if i % 2:
@@ -134,12 +134,12 @@ class SpecialPattern:
         return {place for match in found for place in range(match.start() + 1, match.end())}
 
 def any_of(names: Iterable[str]) -> regex.Pattern:
-    "A pattern that finds these names, the longest first; in brackets, so that `split` keeps what it finds."
+    "A pattern that finds these names, the longest first; it is a group, so that `split` keeps what it finds."
     names = sorted(names, key=lambda name: (-len(name), name))
     return regex.compile(f"({'|'.join(map(regex.escape, names)) or NOTHING})")
 
 def last_cut(buffer: str, end: int, form: str | None, whole: set[int]) -> int:
-    "Where the buffer can be cut, at the latest before `end` and not at a place in `whole`; 0 if nowhere."
+    "The last index up to `end` where the buffer can be cut, and which is not in `whole`; 0 if there is none."
     for found in SAFE_CUT.finditer(buffer, 0, max(0, end)):
         cut = found.start()
         if cut not in whole and (form is None or unicodedata.is_normalized(form, buffer[cut - 1 : cut + 1])):
@@ -153,7 +153,7 @@ def pieces(
     form: str | None = None,  # a Unicode normal form that no cut may change
     size: int = 1 << 16,  # gather this many characters, then look for a place to cut
 ) -> Iterator[str]:
-    "Join the texts and cut them anew, lazily, but never through a chunk or a special token."
+    "Join the texts and cut them again, lazily, but never through a chunk or a special token."
     can_cut = pattern in KNOWN_SPLITS and not (form and special and special.has_later)  # those are not found before
     longest = special.longest if special else 0
     buffer, enough = "", size
@@ -193,8 +193,8 @@ def batches(texts: Iterable[str | None], size: int) -> Iterator[list[str | None]
 def count_chunks(texts: Iterable[str], pattern: str | None) -> Counter:
     """How often each distinct chunk occurs in all texts, counted on all cores.
 
-    A chunk of more than 1,000 characters (DNA, or a line of hyphens, but no word) counts as several, as each merge
-    would go through it anew."""
+    A chunk of more than 1,000 characters (such as DNA, or a line of hyphens) is counted as several shorter ones,
+    because each merge would go through all of it again."""
     split, counts = compile_split(pattern), Counter()
     cut = chain.from_iterable(pieces([text], pattern, size=BATCH) for text in as_texts(texts))
     def count(batch: list[str]) -> Counter:

@@ -13,7 +13,7 @@ from tinygpt.io.reading import read_bytes, read_json, readable_errors
 _printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _others = [byte for byte in range(256) if byte not in _printable]
 
-# How files write each byte: as itself where it prints, otherwise as a letter from 256 on. The order is GPT-2's.
+# How files write each byte: as itself if it is printable, otherwise as a letter from 256 on. The order is GPT-2's.
 LETTERS = dict(zip(_printable + _others, map(chr, _printable + [*range(256, 324)])))
 BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
 
@@ -39,7 +39,7 @@ def from_json(cls: type, spec: dict):
     return tok
 
 def config_json(content: dict) -> dict:
-    "The content of tokenizer_config.json, without which transformers takes another class, with a checksum."
+    "The content of tokenizer_config.json: the class that transformers should use, and a checksum."
     return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
             "crc32": checksum(content)}
 
@@ -59,7 +59,7 @@ def kept_checksum(folder: str | Path) -> str | None:
         return config["crc32"] if config.keys() == config_json({}).keys() else None
 
 def load(cls: type, folder: str | Path, *others: type):
-    "The tokenizer in the tokenizer.json of a folder, of this class or of one of the others if that has its model type."
+    "Load the tokenizer.json of a folder, with this class, or with one of the others if that has its model type."
     path = Path(folder) / "tokenizer.json"
     def convert(spec: dict):
         return from_json(next((other for other in others if other.model_type == spec["model"].get("type")), cls), spec)
@@ -94,7 +94,7 @@ def words_by_id(vocab: dict[str, int]) -> list[str | None]:
     return words
 
 def unreachable(tok) -> str | None:
-    "A word of a BPETokenizer that its merges do not make out of its bytes, if there is one."
+    "A word of a BPETokenizer that its merges cannot build from its bytes; None if there is no such word."
     for i, word in enumerate(tok.words):
         text = "" if word is None or i in tok.special_tokens.values() else tok.tokens[i].decode(errors="ignore")
         if text and text.encode() == tok.tokens[i] and tok.chunk_ids(text) != [i]:
@@ -108,7 +108,7 @@ def chars_json(ids: dict[str, int]) -> dict:
     return PARTS | {"pre_tokenizer": split, "decoder": {"type": "Fuse"}, "model": model}
 
 def steps(part: dict | None, kind: str) -> list[dict]:
-    "The steps of a part that may be missing, a single one, or a Sequence, whose steps are called by this kind."
+    "The steps of a part, which may be missing, a single step, or a Sequence that lists its steps under `kind`."
     if part and part["type"] == "Sequence":
         return [step for inner in part[kind] for step in steps(inner, kind)]
     return [part] if part else []
@@ -173,7 +173,7 @@ def check_settings(part: str, settings: dict, *harmless: str):
             raise ValueError(f"its {part} asks for {name}={value!r:.60}, which this tokenizer does not do")
 
 def read_split(pre: dict | None) -> str | None:
-    "The split pattern in a pre-tokenizer: one split, then bytes; a ByteLevel that splits by itself does so as GPT-2."
+    "The split pattern of a pre-tokenizer (one split, then bytes); a ByteLevel that splits uses GPT-2's pattern."
     *splits, last = steps(pre, "pretokenizers") or [{"type": "nothing"}]
     if last["type"] != "ByteLevel":
         raise ValueError("its pre-tokenizer does not end in ByteLevel: its tokens are not made of bytes")
@@ -203,7 +203,7 @@ def read_merges(pairs: list, vocab: dict[str, int]) -> tuple[list[tuple[int, int
     return merges, made
 
 def read_added(added: list[dict], vocab: dict[str, int], made: set[str], form: str | None) -> AddedTokens:
-    "The added tokens, if the library gives them these ids, and finds them in the same places as a BPETokenizer."
+    "The added tokens; raise ValueError if the library would give them other ids, or find them in other places."
     if len(added) > MOST_ADDED:
         raise ValueError(f"it has {len(added):,} added tokens, and no more than {MOST_ADDED:,} can be looked for")
     ids, free = {}, len(vocab)

@@ -25,8 +25,9 @@ def grammar_tree(rules: Mapping[str, Sequence[str]], chosen: Sequence[str] = (),
             ax.plot([x + 0.1, x + 0.35], [at, at], color=color, lw=2 if line in chosen else 1)
             ax.text(x + 0.42, at, chance, va="center", size=8.5, color=color)
             end = x + 1.1 + LETTER * len(line)
-            frame = {"boxstyle": "round,pad=0.25", "facecolor": "none", "edgecolor": color if line in chosen else "none"}
-            ax.text(x + 1.1, at, line, va="center", size=10, color=color if line in chosen else None, bbox=frame)
+            edge, ink = (color, color) if line in chosen else ("none", None)
+            frame = {"boxstyle": "round,pad=0.25", "facecolor": "none", "edgecolor": edge}
+            ax.text(x + 1.1, at, line, va="center", size=10, color=ink, bbox=frame)
             waiting.extend((inner, end, at) for inner in regex.findall("{(.*?)}", line))
             lowest = min(lowest, at)
         told.append(f"{name}: {', '.join(lines)}, each {chance}")

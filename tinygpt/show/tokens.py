@@ -7,8 +7,9 @@ from tinygpt.show.pictures import TINTS, show, visible
 def box(ax, start: float, end: float, y: float, text: str, color: str | None = None, size: float = 10.0):
     "A rounded box from `start` to `end`, with a text in it."
     from matplotlib.patches import FancyBboxPatch
-    ax.add_patch(FancyBboxPatch((start + 0.12, y - 0.3), end - start - 0.24, 0.6, boxstyle="round,pad=0,rounding_size=0.12",
-                                facecolor=(color or "#7b818a") + ("33" if color else "00"), edgecolor=color or "#7b818a", lw=1))
+    edge, fill = color or "#7b818a", f"{color}33" if color else "none"
+    ax.add_patch(FancyBboxPatch((start + 0.12, y - 0.3), end - start - 0.24, 0.6, facecolor=fill, edgecolor=edge,
+                                boxstyle="round,pad=0,rounding_size=0.12"))
     ax.text((start + end) / 2, y, text, ha="center", va="center", size=size)
 
 def printed(token: bytes) -> str:
@@ -32,13 +33,13 @@ def text_to_ids(tok, text: str):
     tokens = [tok.token_bytes(i) for i in ids]
     at = 0
     for char in text:
-        ax.text(at + len(char.encode()) / 2, 0, char.replace(" ", "␣"), ha="center", va="center", family="monospace", size=11)
-        at += len(char.encode())
+        middle, at = at + len(char.encode()) / 2, at + len(char.encode())
+        ax.text(middle, 0, char.replace(" ", "␣"), ha="center", va="center", family="monospace", size=11)
     spread(chunks, 1, lambda i: chunks[i].replace(" ", "␣"), True)
     for i, byte in enumerate(text.encode()):
         ax.text(i + 0.5, -2, str(byte), ha="center", va="center", size=7)
     labels = [str(token[0]) if len(token) == 1 and token[0] > 127 else printed(token) for token in tokens]
-    spread(tokens, 3, labels.__getitem__, True)
+    spread(tokens, 3, labels.__getitem__, True, 7.5)
     spread(tokens, 4, lambda i: str(ids[i]), False, 7.5)
     ax.set(xlim=(-3, width), ylim=(-4.5, 0.5))
     ax.axis("off")
@@ -73,8 +74,8 @@ def merge_tree(words: Sequence[str], tokens: Sequence[bytes], merges: Sequence[t
     for ax, word, nodes, width in zip(axes[0], words, trees, widths):
         for token, start, end, height, number, parts in nodes:
             middle, under = (start + end) / 2, f"\n{number}" if number else ""
-            for part in parts:
-                ax.plot([middle, (part[1] + part[2]) / 2], [height - 0.3, part[3] + 0.3], color="#7b818a", lw=1, zorder=0)
+            for _, left, right, below, *_ in parts:
+                ax.plot([middle, (left + right) / 2], [height - 0.3, below + 0.3], color="#7b818a", lw=1, zorder=0)
             half = max(0.42, 0.17 * len(token)) + 0.12
             box(ax, middle - half, middle + half, height, printed(token) + under, TINTS[1 if number else 0], 10.5)
             if number:

@@ -1,1 +1,1 @@
-"""The world of the course: a grammar that writes tales and chats, a parser that inverts it, and the skills it needs."""
+"""The world of the course: a grammar of tales and chats, a parser that finds its choices again, and skills."""

@@ -10,12 +10,12 @@ from tinygpt.presets import ASSETS
 class Step(NamedTuple):
     "One part of a line in a grammar."
     kind: str  # "text", "rule", "pick" (choose a word and remember it) or "word" (write a remembered word)
-    name: str  # the text, the rule, or the name under which the word is remembered
-    words: str = ""  # the list to pick from; ~ makes a word up
+    name: str  # the text, the rule, or the name by which the word is remembered
+    words: str = ""  # the list to pick from; ~ makes up a word
     partner: str = ""  # the remembered word that decides which words may be picked
     form: str = ""  # he, him, his, himself for a name; + for the next number; Cap for a capital letter
     article: str = ""  # "a" or "A", to stand in front
-    certain: bool = False  # whether the text before it leaves no other way to go on
+    certain: bool = False  # whether no other line of the rule could continue here
 
 SLOT = regex.compile(r"(?:(?<article>a|A) )?(?<name>\w+)"
                      r"(?::(?<words>[\w~]+)(?:/(?<partner>\w+))?|\.(?<form>\w+)|(?<form>\+))?")
@@ -40,14 +40,14 @@ def parse_line(line: str, rules: set[str]) -> list[Step]:
     return steps
 
 def is_certain(steps: list[Step], k: int, other: list[Step]) -> bool:
-    "Whether step k of a line must follow the steps before it, although its rule has this other line, too."
+    "Whether step k of a line is still the only possible continuation, given that its rule also has the other line."
     for a, b in zip(steps[:k], other[:k]):
         if a != b:
             return not (a.kind == b.kind == "text" and (a.name.startswith(b.name) or b.name.startswith(a.name)))
     return steps[k] == (other[k] if k < len(other) else None)
 
 def mark_certain(lines: list[list[Step]]) -> list[list[Step]]:
-    "The lines of one rule, their steps marked where they are certain."
+    "The lines of one rule, with the certain steps marked."
     def mark(steps: list[Step], k: int) -> Step:
         return steps[k]._replace(certain=all(is_certain(steps, k, other) for other in lines))
     return [[mark(steps, k) for k in range(len(steps))] for steps in lines]
@@ -70,7 +70,7 @@ def inflect(step: Step, remembered: dict) -> str:
     return with_article(word, step.article)
 
 class Grammar:
-    "Lists of words, and rules: each rule has lines, of which one is chosen by chance."
+    "Lists of words and rules; each rule has lines, and the writer chooses one of them at random."
 
     def __init__(self, text: str):
         self.words, weighted, lines = {}, {}, None
@@ -92,7 +92,7 @@ class Grammar:
             self.patterns[name] = regex.compile("|".join(map(regex.escape, sorted(words, key=len, reverse=True))))
 
     def allowed(self, step: Step, remembered: dict, heldout: bool) -> list[str]:
-        "The words that a step may pick: those that go with its partner, without those picked before."
+        "The words that a step may pick: those allowed with its partner, except those picked before."
         words = self.words[step.words]
         if step.partner:
             name, partner = remembered[step.partner]
@@ -102,7 +102,7 @@ class Grammar:
         return [word for word in words if word not in before] if before else words
 
 def write(grammar: Grammar, rng: random.Random, heldout: bool = False, start: str = "Tale") -> str:
-    "A text that the rule `start` makes, each choice by chance."
+    "Write a text from the rule `start`, making every choice at random."
     todo, remembered, text = [Step("rule", start)], {}, ""
     while todo:
         step = todo.pop()

@@ -1,4 +1,4 @@
-"""What a model tells, judged by the grammar, and the least loss that any model can reach."""
+"""Judge the tales of a model by the grammar, and compute the lowest loss that any model can reach."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ def valid_fraction(tales: Sequence[str]) -> float:
     return sum(logprob(tale) > -math.inf for tale in tales) / len(tales)
 
 def floor_of(corpus: Corpus, tok) -> float | None:
-    "The entropy of the validation split, in nats a token: the least loss that is possible; None for other texts."
+    "The entropy of the validation split, in nats a token: the lowest possible loss; None for other texts."
     if corpus.heldout is None:
         return None
     return -sum(map(logprob, corpus.val)) / (len(encode_corpus(corpus.val, tok)) - 1)

@@ -1,4 +1,4 @@
-"""From a text back to the choices that made it, and so to its exact probability."""
+"""Parse a text: find the choices that made it, and so its exact probability."""
 
 import math
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from tinygpt.world.grammar import FEMININE, N_MADE_UP, Grammar, Step, inflect, t
 __all__ = ["Choice", "choices", "answers"]
 
 class Choice(NamedTuple):
-    "A choice that made a text: the line of a rule, a picked word, or (without surprise) a word written again."
-    start: int  # where it stands in the text; the line of a rule takes no room of its own
+    "A choice that made a text: the line of a rule, a picked word, or a word written again (with surprisal 0)."
+    start: int  # its place in the text; for the line of a rule, start equals end
     end: int
     kind: str  # the list that the word is from, "pronoun", or the name of the rule
     logp: float  # its log-probability: 0 for a word written again
-    certain: bool = False  # a word written again, where nothing else was possible
+    certain: bool = False  # a word written again where nothing else was possible
 
 def match_pick(grammar: Grammar, step: Step, remembered: dict, text: str, at: int, heldout: bool) -> Choice | None:
-    "The choice that this step made, if one of its words stands here with the right article."
+    "The choice that this step made, if the text continues with one of its words and the right article."
     start = at + len(step.article and regex.match("(?:[Aa]n? )?", text[at : at + 3])[0])
     found = grammar.patterns[step.words].match(text, start)
     if not found or not text.startswith(with_article(found[0], step.article), at):

@@ -1,4 +1,4 @@
-"""The skills that a tale needs, and how often a model has them."""
+"""The skills that a tale needs, and how accurate a model is at them."""
 
 from collections.abc import Callable, Iterable
 from itertools import accumulate, islice
