@@ -12,7 +12,7 @@ help:
 	@echo 'make lab     open the course in JupyterLab, in your own copy of the chapters (the folder learn)'
 	@echo 'make test    run every chapter and every test'
 	@echo 'make docs    build the site'
-	@echo 'make clean   remove what make has made, but never your copy of the chapters'
+	@echo 'make clean   remove .venv and all that make has made, but never your copy of the chapters (learn) or your runs'
 	@echo
 	@echo 'Whichever you call first sets up everything in .venv, which takes some minutes. To choose the Python for it,'
 	@echo 'or to hand more words to JupyterLab, pytest or Sphinx:'
@@ -37,6 +37,7 @@ clean:
 	@rm -rf .venv build dist *.egg-info docs/_build docs/chapters docs/api .pytest_cache .hypothesis .jupyter_cache
 	@find nbs tinygpt tests docs \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .jupyter_cache \) \
 		-prune -exec rm -rf {} +
+	@echo 'Removed .venv and all that make has made. The next make lab, test or docs sets up .venv again.'
 
 # pip's log says when it begins to change the environment; what it leaves half done from there on is made anew.
 # The last lines keep JupyterLab from asking whether to fetch news.

@@ -10,6 +10,7 @@ from docutils import nodes
 from sphinx.util.fileutil import copy_asset
 
 DOCS = Path(__file__).parent
+SOLUTION = "# Solution (click the ••• or this line to open it)"  # how JupyterLab shows the fold; the site has a label
 
 
 @dataclass
@@ -53,6 +54,7 @@ def show_cell(cell: dict, chapter: Chapter) -> bool:
         return False
     meta, tags = cell.metadata, cell.metadata.get("tags", [])
     if "solution" in tags:
+        cell.source = cell.source.removeprefix(f"{SOLUTION}\n")
         fold, what = "hide-cell", "the solution"
     elif cell.id == "imports":
         fold, what = "hide-input", "the imports"

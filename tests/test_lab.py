@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -326,44 +327,117 @@ def test_help_and_clean(make):
     assert {path for path in make.project.rglob("*")} == before
 
 
-def test_lab_shows_the_first_chapter(make, tmp_path):
-    """The whole way: make lab in a fresh copy, its page in a browser, the learner's own copy in it."""
+@contextmanager
+def lab(tmp_path, command, folder, log, **more):
+    """A browser page and the address of a JupyterLab that this command starts, on a free port."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     need(chromium, "Chromium")
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import sync_playwright
 
-    python = script(tmp_path / "bin" / "python", FAKE_PYTHON)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = f"ARGS=--no-browser --port={port} --ServerApp.port_retries=0"
-    log = tmp_path / "lab.log"
     with log.open("w") as out:
-        lab = subprocess.Popen(
-            ["make", "lab", f"PYTHON={python}", words],
-            cwd=make.project,
+        server = subprocess.Popen(
+            command(f"--no-browser --port={port} --ServerApp.port_retries=0"),
+            cwd=folder,
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env=clean_environment(tmp_path, PIP="works"),
+            env=clean_environment(tmp_path, **more),
         )
     try:
         until = time.time() + 120
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+/lab/tree/\S+", log.read_text())):
-            assert time.time() < until and lab.poll() is None, log.read_text()
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+/lab\S+", log.read_text())):
+            assert time.time() < until and server.poll() is None, log.read_text()
             time.sleep(0.2)
-        first = min((make.project / "nbs").glob("*.ipynb"))
-        title = re.search(r"^# (.+)$", "".join(json.loads(first.read_text())["cells"][1]["source"]), re.M)[1]
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.goto(found[0])
-            expect(page.locator(".jp-Notebook h1").first).to_contain_text(title, timeout=120_000)
-            expect(page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')).to_be_visible(timeout=120_000)
-            page.screenshot(path=tmp_path / "lab.png")
+            yield browser.new_page(viewport={"width": 1280, "height": 900}), found[0]
             browser.close()
-        assert (make.project / "learn" / first.name).read_bytes() == first.read_bytes()
     finally:
-        os.killpg(lab.pid, signal.SIGTERM)
-        lab.wait(60)
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(60)
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def test_lab_shows_the_first_chapter(make, tmp_path):
+    """The whole way: make lab in a fresh copy, its page in a browser, the learner's own copy in it."""
+    from playwright.sync_api import expect
+
+    python = script(tmp_path / "bin" / "python", FAKE_PYTHON)
+    first = min((make.project / "nbs").glob("*.ipynb"))
+    title = re.search(r"^# (.+)$", "".join(json.loads(first.read_text())["cells"][1]["source"]), re.M)[1]
+
+    def command(words):
+        return ["make", "lab", f"PYTHON={python}", f"ARGS={words}"]
+
+    with lab(tmp_path, command, make.project, tmp_path / "lab.log", PIP="works") as (page, address):
+        assert f"/lab/tree/{first.name}" in address
+        page.goto(address)
+        expect(page.locator(".jp-Notebook h1").first).to_contain_text(title, timeout=120_000)
+        expect(page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')).to_be_visible(timeout=120_000)
+        page.screenshot(path=tmp_path / "lab.png")
+        assert (make.project / "learn" / first.name).read_bytes() == first.read_bytes()
+
+
+SOLUTION = "# Solution (click the ••• or this line to open it)"
+
+
+def test_sliders_and_solutions_in_lab(tmp_path):
+    """Arrow keys stay with a slider, an untrusted notebook says why it stands still, and a solution says how it opens."""
+    import nbformat.v4 as v4
+    from nbformat import write
+    from playwright.sync_api import expect
+    from tinygpt.show.pictures import Picture, slider
+
+    picture = slider([Picture(f"<p>picture {i}</p>", f"picture {i}") for i in range(3)], ["one", "two", "three"], "step")
+    shown = v4.new_output("display_data", {"text/html": picture.html})
+    fold = {"jupyter": {"source_hidden": True}, "tags": ["solution"]}
+    cells = [
+        v4.new_code_cell("slider()", outputs=[shown]),
+        v4.new_code_cell(f"{SOLUTION}\nanswer = 42", metadata=fold),
+        v4.new_code_cell("the_last_cell"),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    work, data = tmp_path / "work", tmp_path / "data"
+    work.mkdir()
+    for name in "trusted", "untrusted":
+        write(v4.new_notebook(cells=[v4.new_markdown_cell(name), *cells], metadata=kernel), work / f"{name}.ipynb")
+    environment = clean_environment(tmp_path, JUPYTER_DATA_DIR=str(data))
+    subprocess.run(
+        [sys.executable, "-m", "nbformat.sign", "trusted.ipynb"], cwd=work, env=environment, check=True, timeout=120
+    )
+
+    def command(words):
+        root = [] if os.getuid() else ["--allow-root"]
+        return [sys.executable, "-m", "jupyterlab", *words.split(), *root]
+
+    with lab(tmp_path, command, work, tmp_path / "lab.log", JUPYTER_DATA_DIR=str(data)) as (page, address):
+        idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        page.goto(address.replace("/lab?", "/lab/tree/trusted.ipynb?reset&", 1))
+        bar, label, hint = page.locator("input[type=range]"), page.locator("output"), page.get_by_text("run this cell")
+        expect(idle).to_be_visible(timeout=120_000)
+        expect(bar).to_be_enabled()
+        expect(hint).to_be_hidden()
+        bar.focus()
+        for word in "two", "three":
+            page.keyboard.press("ArrowRight")
+            expect(label).to_have_text(word)
+        page.keyboard.press("ArrowDown")
+        expect(label).to_have_text("two")
+        expect(bar).to_be_focused()
+        expect(page.get_by_text("picture 1")).to_be_visible()
+        page.screenshot(path=tmp_path / "trusted.png")
+        expect(page.get_by_text("answer = 42")).to_be_hidden()
+        page.get_by_text("# Solution (click").click()
+        expect(page.get_by_text("answer = 42")).to_be_visible()
+        page.goto(address.replace("/lab?", "/lab/tree/untrusted.ipynb?reset&", 1))
+        expect(idle).to_be_visible(timeout=120_000)
+        expect(bar).to_be_disabled()
+        expect(hint).to_be_visible()
+        page.screenshot(path=tmp_path / "untrusted.png")

@@ -18,6 +18,7 @@ import pytest
 import tinygpt
 from conftest import ROOT, need
 
+SOLUTION = "# Solution (click the ••• or this line to open it)"
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGPQ7jkCAAJhAXzQ/Z/PAAAAAElFTkSuQmCC"
 SLIDER = """<div id="replay"><input type="range" min="0" max="1" value="0" aria-label="merge"><output>frame 0</output>
 <script>document.querySelector("#replay input").oninput = event =>
@@ -52,9 +53,7 @@ def sample():
             ),
             code("wide_name", data("text/html", f"<table><tr>{'<td>wide</td>' * 200}</tr></table>")),
             code("slider_name", data("text/html", SLIDER)),
-            code(
-                "solution_name", v4.new_output("execute_result", {"text/plain": "solution output"}), tags=["solution"]
-            ),
+            code(f"{SOLUTION}\nsolution_name", tags=["solution"], jupyter={"source_hidden": True}),
         ]
     )
 
@@ -177,7 +176,7 @@ def test_a_page_shows_what_its_notebook_lets_it(project, visit):
         shown, exported = [], []
         for cell in notebook.cells:
             head = re.match(r"(#\|.*\n?)*", cell.source)[0]
-            code = cell.source[len(head) :].strip()
+            code = cell.source[len(head) :].removeprefix(f"{SOLUTION}\n").strip()
             if cell.cell_type == "code" and code and not re.search(r"^#\|\s*(hide|default_exp)\b", head, re.M):
                 shown.append(code)
                 exported += [code] if re.search(r"^#\|\s*exports?\b", head, re.M) else []
@@ -204,10 +203,10 @@ def test_the_index_and_the_arrows_lead_through_all_chapters(project, visit):
 
 def test_folds_open_on_a_click(visit):
     page = visit("chapters/99_sample.html")
-    solution, output = page.get_by_text("solution_name"), page.get_by_text("solution output")
-    assert not solution.is_visible() and not output.is_visible()
+    solution = page.get_by_text("solution_name")
+    assert not solution.is_visible()
     page.get_by_text("Show the solution").click()
-    assert solution.is_visible() and output.is_visible()
+    assert solution.is_visible() and not page.get_by_text("click the •••").count()
     assert page.get_by_alt_text("Another dot").is_visible() and not page.get_by_text("picture_name").is_visible()
     page.get_by_text("Show the code").click()
     assert page.get_by_text("picture_name").is_visible()

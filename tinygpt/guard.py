@@ -1,4 +1,4 @@
-"""What arguments must be. Each function raises ValueError and says what was given, and what would do."""
+"""Checks of arguments: each raises a ValueError that shows the value given and says what would be valid."""
 
 import math
 import os
@@ -34,7 +34,7 @@ def choice(name: str, value: object, known: Iterable):
         raise ValueError(f"{name}={value!r} should be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
 
 def heads(n_embd: int, n_head: int, n_kv_head: int | None, head_dim: int | None):
-    "Raise ValueError unless the width can be divided into heads, and the key/value heads among them."
+    "Raise ValueError unless n_embd divides into heads, and the query heads into groups with shared keys and values."
     whole_number("n_embd", n_embd, 1)
     whole_number("n_head", n_head, 1)
     whole_number("n_kv_head", n_head if n_kv_head is None else n_kv_head, 1)
@@ -99,7 +99,7 @@ def model_inputs(ids: Tensor, c, positions: Tensor | None, attention_mask: Tenso
     token_ids("ids", ids, c)
     B, T = ids.shape
     if positions is None and cache is not None:
-        raise ValueError("positions are required with a cache: the place of each token in the whole text")
+        raise ValueError("positions are required with a cache: the position of each token in the whole text")
     if positions is not None:
         if positions.shape not in ((T,), (1, T), (B, T)) or positions.is_floating_point():
             raise ValueError(f"positions of shape {tuple(positions.shape)}, {positions.dtype}, should be whole "
@@ -168,7 +168,7 @@ def model_and_tokenizer(model, tok):
         raise ValueError(f"expected a tokenizer, not a {type(tok).__name__}: give the one that the model learned from")
 
 def corpus(corpus):
-    "Raise ValueError unless a text comes with its splits, and not as a path, a string or a list."
+    "Raise ValueError unless this is a Corpus, with its splits, rather than a path, a string or a list."
     if not hasattr(corpus, "train") or not hasattr(corpus, "val"):
         raise ValueError(f"expected a Corpus, not {corpus!r:.60}: give corpus(...) of a name, a file or a folder")
 
@@ -196,7 +196,7 @@ def decodable(ids: Iterable[int], tokens: Sequence[bytes | None]) -> list[int]:
     return ids
 
 def training_text(source: str | Iterable[str]) -> str | Iterable[str]:
-    "The text or texts; raises ValueError for the name of a file, which would be learned in place of its content."
+    "The text or texts; raises ValueError for a file name, because the name would be learned and not the content."
     if isinstance(source, os.PathLike) or (isinstance(source, str) and len(source) < 1000 and os.path.exists(source)):
         raise ValueError(f"{str(source)!r} is the name of a file, and would be learned itself: give what is in it, as "
                          f"tg.corpus({str(source)!r}).train does")

@@ -1,4 +1,4 @@
-"""The command line: each command is a function in a file of its own; `main` finds it and calls it."""
+"""The command line: each command is a function in its own file, and `main` calls it."""
 
 import errno
 import os
@@ -15,11 +15,11 @@ from tinygpt.show.progress import one_line
 TOKENIZER = {"train": tokenizer.train, "encode": tokenizer.encode, "decode": tokenizer.decode}
 COMMANDS = {"train": train.train, "eval": evaluate.evaluate, "tokenizer": TOKENIZER, "bench": bench.bench,
             "plot": plot.plot}
-NO_MEMORY = re.compile("allocate memory|out of memory|Storage size calculation overflow")  # how PyTorch says it
+NO_MEMORY = re.compile("allocate memory|out of memory|Storage size calculation overflow")  # PyTorch's messages
 ABOUT = {"tinygpt": "Build a GPT, train it, and evaluate it.", "tokenizer": "Train a tokenizer, or use one."}
 
 def help_of(path: str, group: dict) -> str:
-    "The help of a group of commands: a line for each."
+    "The help text of a group of commands, with a line for each."
     lines = "".join(f"  {name:<12}{ABOUT.get(name) or command.__doc__}\n" for name, command in group.items())
     return (f"usage: {path} COMMAND ...\n\n{ABOUT[path.split()[-1]]}\n\ncommands:\n{lines}\n"
             f"{path} COMMAND --help shows the options of a command; tinygpt --version, the version.")
@@ -52,14 +52,14 @@ def fail(code: int, message: object) -> int:
     return code
 
 def reason(error: Exception) -> str:
-    "What went wrong, and what to do."
+    "A message that says what went wrong and what to do."
     if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
         return "there is not enough memory: take a smaller model, fewer or shorter rows in a batch, or less text"
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed: pip install {error.name}"
     if isinstance(error, OSError) and error.errno:
         advice = ": free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        return f"{error.filename or 'the output'}: {error.strerror}{advice}"  # without a name it was not a file
+        return f"{error.filename or 'the output'}: {error.strerror}{advice}"  # no file name: the output
     return str(error) or type(error).__name__
 
 def outcome(words: list[str]) -> int:
@@ -70,7 +70,7 @@ def outcome(words: list[str]) -> int:
         return code or 0
     except UsageError as error:
         return fail(2, error)
-    except BrokenPipeError:  # the reader of our output left: nothing is to be flushed at exit
+    except BrokenPipeError:  # the reader of our output is gone, so nothing is flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (OSError, ModuleNotFoundError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:

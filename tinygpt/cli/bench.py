@@ -15,7 +15,7 @@ PEAKS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, 
          "RTX 4090": 165}  # TFLOP/s in bfloat16, as published
 
 def training_speed(run: Run, seconds: float = 1.5) -> float:
-    "Tokens per second: the median of the steps made in this time, at least three, after one to warm up."
+    "Tokens per second: the median over the steps in this time (at least three), after one warm-up step."
     speeds = []
     for record in training_steps(run):
         speeds.append(record.tokens_per_second)
@@ -24,7 +24,7 @@ def training_speed(run: Run, seconds: float = 1.5) -> float:
     return median(speeds[1:])
 
 def peak_memory(device: str) -> str:
-    "The most memory that was in use so far."
+    "The peak memory use so far."
     if device == "cuda":
         return f"{torch.cuda.max_memory_allocated() / 1e6:,.0f} MB"
     try:
@@ -35,7 +35,7 @@ def peak_memory(device: str) -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB"
 
 def measure(config: tg.GPTConfig, length: int, device: str, dtype: str, batch_size: int) -> dict[str, str]:
-    "What is measured on one device, by name."
+    "The measurements on one device, by name."
     tokens = tg.encode_corpus(tg.corpus("tales").train, tg.the_tokenizer())
     tokens.whole_documents = False  # running text, so that every row has the same length
     plan = tg.TrainConfig(steps=1_000_000, batch_size=batch_size, dtype=dtype)  # more than there is time for

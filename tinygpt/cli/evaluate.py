@@ -15,10 +15,10 @@ from tinygpt.show.progress import printable
 from tinygpt.training import validate
 from tinygpt.world.judging import floor_of
 
-SAFE = ("tales", "chats", "shakespeare")  # corpora that are read because a run, perhaps a stranger's, names them
+SAFE = ("tales", "chats", "shakespeare")  # read without asking when a run names them
 
 def evaluate_model(model: tg.GPT, tok, text: tg.Corpus) -> dict:
-    "All that is measured on the validation split of a text."
+    "All measurements on the validation split of a text."
     tokens, block_size = tg.encode_corpus(text.val, tok), model.config.block_size
     longest = (tokens.bounds[1:] - tokens.bounds[:-1]).max()
     tokens.whole_documents = fits = tokens.whole_documents and bool(longest <= block_size)
@@ -27,7 +27,7 @@ def evaluate_model(model: tg.GPT, tok, text: tg.Corpus) -> dict:
     bar = tqdm(batches, disable=None, leave=False)  # None: hidden unless in a terminal
     loss = sum(validate(model, [batch]) * int(batch[2].sum()) for batch in bar) / n_tokens
     n_bytes = sum(len(document.encode()) for document in text.val)
-    if not tokens.bounds[0]:  # nothing stands before the first token, so it is not predicted
+    if not tokens.bounds[0]:  # there is nothing before the first token, so it is not predicted
         n_bytes -= len(tok.token_bytes(int(tokens.ids[0])))
     has_skills = text.heldout is not None and text.known_source and fits
     return {"tokens": n_tokens, "loss": loss, "perplexity": tg.perplexity(loss),
@@ -43,13 +43,13 @@ def print_table(rows: Iterable[Sequence[str]]):
         print("  ".join([name.ljust(widths[0]), *cells]).rstrip())
 
 def eval_command(run: str | Path, text: str) -> str:
-    "The command line that evaluates a run on its text, which is named unless `eval` reads it unasked."
+    "The command that evaluates a run on its text; it names the text unless that is one of the safe corpora."
     short = os.path.relpath(text) if Path(text).is_relative_to(Path.cwd()) else text
     words = [str(run), *([] if text in SAFE else [short])]
     return shlex.join(["tinygpt", "eval", *(f"./{word}" if word.startswith("-") else word for word in words)])
 
 def text_of_run(run: str) -> str:
-    "The corpus that a run was trained on; raises ValueError if that is no safe one, and the user has to name it."
+    "The corpus that a run was trained on; raises ValueError if it is not a safe one, so that the user must name it."
     text = settings_of_run(Path(run).expanduser())["text"]
     if text not in SAFE:
         raise ValueError("this run was trained on a text that is read only if you name it: type "
@@ -57,7 +57,7 @@ def text_of_run(run: str) -> str:
     return text
 
 def warn_if_changed(folder: Path, text: str, corpus: tg.Corpus):
-    "Warn if the text of a run, which this is by its name, is not the one that the run was started with."
+    "Warn if the run's text has changed since the run was started."
     note = newest_note(folder) if (folder / COMMAND_FILE).exists() else None
     if note is None or text_setting(text) != settings_of_run(folder)["text"]:
         return

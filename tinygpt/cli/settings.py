@@ -1,4 +1,4 @@
-"""Arguments of the commands, from signatures; settings of a run: defaults, a YAML file, what is typed."""
+"""Command-line arguments, from signatures; settings of a run, from defaults, a YAML file and the command line."""
 
 import difflib
 import inspect
@@ -68,7 +68,7 @@ def parse(parser: ArgumentParser, words: list[str]) -> dict:
         raise UsageError(explain(str(error), parser._option_string_actions)) from None
 
 def suggest(word: str, names: Iterable[str]) -> str:
-    "The name that may have been meant, as a question; empty if none is similar."
+    "A question with the most similar name; empty if none is similar."
     ends = {name: name.split(".")[-1].lstrip("-") for name in names}  # steps for --train.steps
     near = difflib.get_close_matches(word.split(".")[-1].lstrip("-"), ends.values(), 1)
     best = difflib.get_close_matches(word, [name for name in ends if ends[name] in near], 1, cutoff=0)
@@ -156,7 +156,7 @@ def resolve(*layers: dict) -> dict:
         run |= layer
         model |= layer.get("model", {})
         changes = layer.get("train", {})
-        if any(changes.get(length) is not None for length in LENGTHS):  # it replaces the length of the layer before
+        if any(changes.get(length) is not None for length in LENGTHS):  # it replaces the length in the layer before
             train |= dict.fromkeys(LENGTHS)
         train |= changes
     run["text"] = text_setting(run["text"])

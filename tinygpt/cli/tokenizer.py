@@ -12,7 +12,7 @@ from tinygpt.show.progress import printable
 from tinygpt.tokenizer import Tokenizer
 
 def make_tokenizer(kind: str, vocab_size: int = 1024, text: tg.Corpus | None = None) -> Tokenizer:
-    "A tokenizer trained on the text, the course's, or the one in a folder."
+    "A new tokenizer trained on the text, the course's tokenizer, or the one in a folder."
     if text is None and kind in ("auto", "char", "bpe"):
         raise UsageError(f"--tokenizer {kind} is not trained yet: give a folder, or course")
     if kind == "auto":

@@ -47,7 +47,7 @@ def continue_lines(model: tg.GPT, tok, start: list[int], max_new_tokens: int = 2
             except ValueError as error:
                 print(f"tinygpt: {one_line(error)}", file=sys.stderr)
     if typed:
-        print()  # Ctrl-D leaves the line open
+        print()  # after Ctrl-D the line is still open
 
 def train(
     text: str | None = None,  # a file, a folder, or one of tales (the default), chats, shakespeare, tinystories

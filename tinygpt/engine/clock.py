@@ -1,9 +1,9 @@
-"""How long a run has taken, and how many steps it will have if it is to end after some minutes."""
+"""The clock of a run: its seconds so far, and the number of steps that fit into a limit in minutes."""
 
 from time import perf_counter
 
 class Clock:
-    "Counts the seconds of a run, those before a resume included, and plans its steps from their pace so far."
+    "Measures the seconds of a run, including those before a resume, and plans its steps from the pace so far."
 
     def __init__(self, run):
         self.start = perf_counter() - run.seconds
@@ -16,7 +16,7 @@ class Clock:
         self.step_start = perf_counter()
 
     def end_step(self, run):
-        "Note how long the step took; a run by minutes gets its number of steps anew."
+        "Record how long the step took; if the run has a limit in minutes, update its number of steps."
         now = perf_counter()
         self.step_seconds = now - self.step_start
         run.seconds = now - self.start

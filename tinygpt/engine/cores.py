@@ -1,4 +1,4 @@
-"""Many jobs on all cores of the machine."""
+"""Run many jobs in parallel, on all CPU cores."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 def _start(work: Callable, end: Connection, others: Connection):
-    "Tell a new process what to do with each job, and to end when `end` has something to read or its writer is gone."
+    "Set up a worker process: what to do with each job, and to exit when `end` can be read or its writer is closed."
     global _work
     _work = work
     others.close()  # the writer's copy in this process
@@ -21,7 +21,7 @@ def _start(work: Callable, end: Connection, others: Connection):
         wait([end])
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to all processes, but is for their parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the parent handles it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
@@ -32,7 +32,7 @@ def on_all_cores(work: Callable, jobs: Iterable, enough: int = 4) -> Iterator:
     "The result of each job, in order. They run on one core if there are fewer than `enough`, or processes cannot fork."
     jobs, running, cores = iter(jobs), deque(), os.cpu_count() or 1
     first = list(islice(jobs, enough))
-    daemon = multiprocessing.current_process().daemon  # it may not start processes
+    daemon = multiprocessing.current_process().daemon  # a daemon process may not start others
     can_fork = "fork" in multiprocessing.get_all_start_methods() and not daemon
     if len(first) < enough or cores == 1 or not can_fork:
         yield from map(work, chain(first, jobs))
@@ -41,7 +41,7 @@ def on_all_cores(work: Callable, jobs: Iterable, enough: int = 4) -> Iterator:
     end, writer = fork.Pipe(duplex=False)
     with end, writer, ProcessPoolExecutor(cores, fork, initializer=_start, initargs=(work, end, writer)) as pool:
         try:
-            signals = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the processes are prepared for them
+            signals = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the workers have set their own handlers
             try:
                 running.append(pool.submit(_run, first.pop(0)))  # this starts all processes
             finally:
@@ -53,5 +53,5 @@ def on_all_cores(work: Callable, jobs: Iterable, enough: int = 4) -> Iterator:
             while running:
                 yield running.popleft().result()
         except BaseException:
-            writer.send_bytes(b"end")  # nobody waits for what is under way
+            writer.send_bytes(b"end")  # stop the jobs that are still running
             raise

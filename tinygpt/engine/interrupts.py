@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends with one line and exit code 130, from the moment that this module is imported."""
+"""Ctrl-C and SIGTERM: once this module is imported, they end a command with one line and exit code 130."""
 
 import atexit
 import os
@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_said: list[int] = []  # not empty once the line is written
+_said: list[int] = []  # not empty after the line was written
 
 def take_signals(handler: Callable) -> dict:
-    "Let a function handle Ctrl-C and SIGTERM, unless they are ignored; returns the handlers of before, by signal."
+    "Install a handler for Ctrl-C and SIGTERM, unless they are ignored; returns the previous handlers, by signal."
     taken = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) not in (signal.SIG_IGN, None)]
     return {number: signal.signal(number, handler) for number in taken}
 
@@ -47,4 +47,4 @@ def raise_interrupt() -> Iterator[None]:
 _words = sys.orig_argv[-len(sys.argv) :]  # the script or module that Python runs, and its arguments
 if _words and os.path.basename(_words[0]) in ("tinygpt", "-mtinygpt", "tinygpt.exe"):
     take_signals(end)
-    atexit.register(take_signals, signal.SIG_IGN)  # all is done: Python would give them back, and die of them
+    atexit.register(take_signals, signal.SIG_IGN)  # or Python restores handlers that a signal kills

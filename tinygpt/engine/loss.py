@@ -1,10 +1,10 @@
-"""The loss of a large vocabulary in chunks, so that the logits of a whole batch never stand in memory at once."""
+"""The loss of a large vocabulary in chunks, so that the logits of a whole batch are never in memory at once."""
 
 import torch
 from torch import Tensor
 
 class ChunkedLoss(torch.autograd.Function):
-    "The loss and its gradient, which is p - y at the logits: both found chunk by chunk, in the forward pass."
+    "The loss and its gradient (p - y at the logits), both computed chunk by chunk in the forward pass."
 
     @staticmethod
     def forward(ctx, x: Tensor, unembedding: Tensor, targets: Tensor, n_rows: int, with_gradient: bool):
@@ -12,7 +12,7 @@ class ChunkedLoss(torch.autograd.Function):
         loss = torch.zeros((), dtype=exact, device=x.device)
         dx, dw = torch.zeros_like(x), torch.zeros_like(unembedding)
         weight = (targets >= 0).to(exact)
-        weight /= weight.sum().clamp(min=1)  # (N,): of each row in the average
+        weight /= weight.sum().clamp(min=1)  # (N,): the weight of each row in the average
         targets = targets.clamp(min=0)[:, None]
         for start in range(0, len(x), n_rows):
             rows = slice(start, start + n_rows)
@@ -29,7 +29,7 @@ class ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        if torch.is_grad_enabled():  # autograd would take dx and dw for constants
+        if torch.is_grad_enabled():  # autograd would treat dx and dw as constants
             raise RuntimeError("this loss has no second derivative: use F.cross_entropy on the logits of model(ids)")
         dx, dw = ctx.saved_tensors
         return grad * dx, grad * dw, None, None, None

@@ -1,4 +1,4 @@
-"""Evaluation mode for as long as a model is only looked at."""
+"""Evaluation mode as a context manager."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ import torch
 
 @contextmanager
 def eval_mode(model) -> Iterator[None]:
-    "Evaluation mode: no dropout and no gradients inside; afterwards the mode is as before. A function has no mode."
+    "No dropout and no gradients inside; afterwards the model is in its previous mode. (A plain function has none.)"
     training = getattr(model, "training", False)
     if training:
         model.eval()

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import BinaryIO
 try:
     import fcntl
-except ImportError:  # on Windows, where an open file cannot be removed
+except ImportError:  # Windows has no fcntl, and does not let an open file be removed
     fcntl = None
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    "Name the file in an OSError that does not say which it is about."
+    "Add the file's name to an OSError that lacks it."
     try:
         yield
     except OSError as error:
@@ -25,25 +25,25 @@ def named_errors(path: Path) -> Iterator[None]:
         raise
 
 def open_locked(draft: Path) -> BinaryIO:
-    "A new file, locked until it is closed or its writer is killed, so that nobody removes it as left behind."
+    "Open a new file, locked until it is closed or its process ends, so that no other process removes it."
     while True:
         file = open(draft, "wb")
         with suppress(OSError):
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX)
-        if draft.exists():  # else somebody removed it before it was locked
+        if draft.exists():  # otherwise another process removed it before it was locked
             return file
         file.close()
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    "A temporary file to write; it replaces `path` once it is complete on disk. After an error, `path` is unchanged."
+    "Yield a temporary file that replaces `path` when it is complete on disk; after an error, `path` is unchanged."
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_drafts(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.draft")
     try:
         with named_errors(path), open_locked(draft) as file:
-            mode = os.fstat(file.fileno()).st_mode  # what the umask allows
+            mode = os.fstat(file.fileno()).st_mode  # as the umask sets it
             yield draft
             draft.chmod(mode)
             with open(draft, "r+b") as written:
@@ -56,7 +56,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 def remove_drafts(folder: Path):
-    "Remove the drafts of writers that were killed; those of living ones are locked."
+    "Remove the drafts that killed processes left; those of running processes are locked."
     for draft in folder.glob(".*.draft"):
         if re.fullmatch(r"\..+\.\d+\.\d+\.draft", draft.name):
             with suppress(OSError), open(draft, "rb") if fcntl else nullcontext() as file:
@@ -65,7 +65,7 @@ def remove_drafts(folder: Path):
                 draft.unlink()
 
 def checksum(content: dict) -> str:
-    "The CRC-32 of what a JSON file says."
+    "The CRC-32 of the content of a JSON file."
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 def write_json(path: Path, content: dict):

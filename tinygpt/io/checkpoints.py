@@ -1,4 +1,4 @@
-"""Models on disk: written so that Hugging Face's transformers opens them, and read from what it writes."""
+"""Save and load models in Hugging Face's format, so that tinygpt and transformers read each other's models."""
 
 import functools
 import re
@@ -20,10 +20,10 @@ __all__ = ["load", "save"]
 RUN_FILES = ("state", "train.yaml", "log.csv")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SHAPE_OF = {"qwen3": "modern", "gpt2": "gpt2"}  # the model types of config.json, and what we call their shapes
+SHAPE_OF = {"qwen3": "modern", "gpt2": "gpt2"}  # model types in config.json, and our names for them
 ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "gpt2": "GPT2LMHeadModel"}
 
-FIELDS = {  # the fields of GPTConfig, as config.json calls them
+FIELDS = {  # the fields of GPTConfig, and their names in config.json
     "qwen3": {"vocab_size": "vocab_size", "block_size": "max_position_embeddings", "n_layer": "num_hidden_layers",
               "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads", "n_embd": "hidden_size",
               "n_hidden": "intermediate_size", "head_dim": "head_dim", "dropout": "attention_dropout",
@@ -32,17 +32,17 @@ FIELDS = {  # the fields of GPTConfig, as config.json calls them
     "gpt2": {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head",
              "n_embd": "n_embd", "n_hidden": "n_inner", "dropout": "resid_pdrop", "tied": "tie_word_embeddings",
              "norm_eps": "layer_norm_epsilon", "embedding_std": "initializer_range"}}
-DEFAULTS = {  # of what a config.json may leave out
+DEFAULTS = {  # for fields that a config.json may lack
     "qwen3": {"tie_word_embeddings": False, "attention_dropout": 0.0, "rms_norm_eps": 1e-6},
     "gpt2": {"tie_word_embeddings": True, "resid_pdrop": 0.1, "layer_norm_epsilon": 1e-5, "n_inner": None}}
-GELUS = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh", "gelu_accurate"]  # all by the same formula
+GELUS = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh", "gelu_accurate"]  # one formula
 FIXED = {  # settings that must have one of these values, of which the first is the default
     "qwen3": {"hidden_act": ["silu", "swish"], "attention_bias": [False], "use_sliding_window": [False]},
     "gpt2": {"activation_function": GELUS, "scale_attn_weights": [True],
              "scale_attn_by_inverse_layer_idx": [False], "add_cross_attention": [False]}}
 GPT2_ALIASES = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
                 "max_position_embeddings": "n_positions"}
-NAMES = {  # the parts of GPT, as model.safetensors calls them; GPT-2's query, key and value are one matrix
+NAMES = {  # the parts of GPT, and their names in model.safetensors; GPT-2 has query, key and value in one matrix
     "qwen3": {"embed": "model.embed_tokens", "blocks": "model.layers", "norm": "model.norm", "lm_head": "lm_head",
               "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
               "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
@@ -56,14 +56,14 @@ NAMES = {  # the parts of GPT, as model.safetensors calls them; GPT-2's query, k
 BUFFERS = re.compile(r"(^|\.)attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")  # in older files: masks and angles
 
 def differences(config: GPTConfig, shape: str) -> list[str]:
-    "The choices by which a config differs from a shape that transformers knows."
+    "The fields in which a config differs from a shape that transformers supports."
     wanted = {name: value for name, value in SHAPES[shape].items() if name != "norm_eps"}
     if shape == "gpt2":
         wanted |= {"n_kv_head": config.n_head, "head_dim": config.n_embd / config.n_head}
     return [f"{name}={getattr(config, name)!r}" for name, value in wanted.items() if getattr(config, name) != value]
 
 def hf_model_type(config: GPTConfig) -> str | None:
-    "The model type under which transformers knows this shape, if it does."
+    "The model type of this shape in transformers; None if it has none."
     return next((name for name, shape in SHAPE_OF.items() if not differences(config, shape)), None)
 
 def hf_name(name: str, model_type: str | None) -> str:
@@ -80,14 +80,14 @@ def transpose_for_gpt2(name: str, tensor: Tensor, model_type: str | None) -> Ten
     return tensor.T if model_type == "gpt2" and name.startswith("blocks.") and tensor.dim() == 2 else tensor
 
 def to_hf(tensors: dict[str, Tensor], model_type: str | None) -> dict[str, Tensor]:
-    "A model's tensors, as transformers stores them: GPT-2's query, key and value are side by side in one."
+    "A model's tensors as transformers stores them: for GPT-2, query, key and value are joined in one matrix."
     parts: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         parts.setdefault(hf_name(name, model_type), []).append(transpose_for_gpt2(name, tensor, model_type))
     return {name: torch.cat(part, dim=-1) if len(part) > 1 else part[0] for name, part in parts.items()}
 
 def from_hf(stored: dict[str, Tensor], wanted: dict[str, Tensor], model_type: str | None) -> dict[str, Tensor]:
-    "The tensors that a model wants, from those that transformers stores, which are used up."
+    "A model's tensors, from those that transformers stores; the dict `stored` is emptied."
     tensors = {}
     for name, like in wanted.items():
         there, size = hf_name(name, model_type), transpose_for_gpt2(name, like, model_type).shape[-1]
@@ -139,7 +139,7 @@ def config_from_json(spec: dict) -> tuple[str | None, GPTConfig]:
     return model_type, GPTConfig(**SHAPES[SHAPE_OF[model_type]] | numbers)
 
 def initializer_range(spec: dict) -> float:
-    "The std of new embeddings; a loaded model has no use for it, so a missing or strange value is no error."
+    "The std of new embeddings; a loaded model does not use it, so a missing or invalid value is ignored."
     std = spec.get("initializer_range")
     try:
         guard.number("initializer_range", std, positive=True)
@@ -148,7 +148,7 @@ def initializer_range(spec: dict) -> float:
     return std
 
 def rope_theta(spec: dict) -> float:
-    "The base of the rotary positions, which may stand in two places; raise ValueError if they are scaled."
+    "The base of the rotary positions, which may be given in two places; raises ValueError if they are scaled."
     places = [spec.get(name) or {} for name in ("rope_parameters", "rope_scaling")]
     for place in places:
         rope_type = place.get("rope_type") or place.get("type") or "default"
@@ -173,7 +173,7 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
 def check_model(model: GPT):
     "Raise ValueError unless a model is a GPT with exactly the tensors that its config describes."
     if not all(hasattr(getattr(model, "config", None), name) for name in GPTConfig.__dataclass_fields__):
-        raise ValueError(f"expected a GPT, not a {type(model).__name__}")  # a notebook's own class is one, too
+        raise ValueError(f"expected a GPT, not a {type(model).__name__}")  # one from a notebook counts
     with torch.device("meta"):
         wanted = GPT(model.config).state_dict()
     if changed := sorted(wanted.keys() ^ model.state_dict().keys()):
@@ -228,7 +228,7 @@ def write_model(folder: str | Path, model: GPT, tok: Tokenizer | None = None, dt
     write_json(folder / "config.json", spec)
 
 def build_on_meta(path: Path, spec: dict, n_stored: int) -> tuple[str | None, GPT]:
-    "The model that a config.json describes, without numbers; raise ValueError if `n_stored` tensors are too few."
+    "The model that a config.json describes, on the meta device; raises ValueError if `n_stored` tensors are too few."
     with readable_errors(path):
         model_type, config = config_from_json(spec)
         with torch.device("meta"):
@@ -243,7 +243,7 @@ def load(
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
     variant: str | None = None,  # "best" reads model.best.safetensors
-    tokenizer: bool = True,  # False: the model alone, with None for its tokenizer
+    tokenizer: bool = True,  # False: load the model only, and return None as its tokenizer
 ) -> tuple[GPT, Tokenizer | None]:
     "A model in evaluation mode, and its tokenizer, if there is one."
     guard.device(device)
@@ -280,7 +280,7 @@ def load_tokenizer_of(folder: Path, config: GPTConfig) -> Tokenizer | None:
         raise kind(f"{error}; to load the model alone, load(..., tokenizer=False)") from error
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
-    "The tokenizer of a folder, if it has one: of characters, or of byte pairs."
+    "The tokenizer in a folder, a CharTokenizer or a BPETokenizer; None if there is none."
     if weights.is_there(folder / "tokenizer.json"):
         return tokenizer_files.load(BPETokenizer, folder, CharTokenizer)
     if tokenizer_files.kept_checksum(folder):

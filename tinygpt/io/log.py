@@ -1,4 +1,4 @@
-"""The log of a run: one record for each step, in a CSV file that any program opens."""
+"""The log of a run: a CSV file with one record for each step."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ LARGEST_LOG = 1_000_000_000  # bytes; a step takes some 150
 class Record:
     "What happened in one step."
     step: int  # counted from 1
-    steps: int  # how many there will be
+    steps: int  # how many are planned
     loss: float  # of this step's batch, in nats per token
     lr_scale: float  # the fraction of the full learning rates
     grad_norm: float  # before clipping
@@ -30,7 +30,7 @@ class Record:
     tokens_per_second: float  # in this step alone, without evaluation
     val_loss: float | None = None  # where it was evaluated
     skills: dict[str, float] | None = None  # the accuracy of each
-    valid_fraction: float | None = None  # of the tales it writes: how many the grammar could have written
+    valid_fraction: float | None = None  # of the tales it writes: the fraction that follows the grammar
 
 NAMES = [field.name for field in fields(Record)]
 
@@ -45,14 +45,14 @@ def to_row(record: Record) -> list[str]:
     return ["" if value is None else json.dumps(value) for value in vars(record).values()]
 
 def fits(value, kind: type) -> bool:
-    "Whether a value is of a field's kind, such as float | None."
+    "Whether a value has a field's type, such as float | None."
     kinds = get_args(kind) or (kind,)
     if isinstance(value, dict):
         return dict[str, float] in kinds and all(fits(part, float) for part in value.values())
     return type(value) in kinds or (type(value) is int and float in kinds)
 
 def to_record(number: int, row: dict[str, str]) -> Record:
-    "The record in a row; raises ValueError, naming the line, if a cell is not of its kind."
+    "The record in a row; raises ValueError with the line number if a cell has the wrong type."
     values = {}
     if "too many cells" in row:
         raise ValueError(f"line {number} has more than {len(NAMES)} cells")
@@ -67,11 +67,11 @@ def to_record(number: int, row: dict[str, str]) -> Record:
     return Record(**values)
 
 def content_of(records: Iterable[Record]) -> bytes:
-    "The whole file of these records."
+    "The content of a log file with these records."
     return b"".join(map(to_line, [NAMES, *map(to_row, records)]))
 
 def read_records(folder: str | Path) -> list[Record]:
-    "The record of each step of a run, from its log; a last line that was cut off is left out."
+    "The records of a run, one for each step, from its log; an incomplete last line is ignored."
     path = Path(folder).expanduser() / "log.csv"
     with readable_errors(path):
         text = read_bytes(path, LARGEST_LOG).decode()
@@ -106,7 +106,7 @@ class Log:
             os.fsync(file.fileno())
 
 def check_log(folder: Path, step: int, crc32: int) -> list[Record]:
-    "The records up to this step; warns if some are missing, raises ValueError if they are not those that were written."
+    "The records up to this step; warns if some are missing, and raises ValueError if they have been changed."
     path = folder / "log.csv"
     records = [record for record in read_records(folder) if record.step <= step] if path.exists() else []
     if missing := sorted({*range(1, step + 1)}.difference(record.step for record in records)):

@@ -1,4 +1,4 @@
-"""How files are read: only regular files, up to a size; JSON and YAML up to what they can grow to, with unique keys."""
+"""Read files safely: regular files only, up to a maximal size; JSON and YAML with limits and unique keys."""
 
 import json
 import os
@@ -13,11 +13,11 @@ import yaml
 LARGEST_JSON = 50_000_000  # bytes; a tokenizer of a quarter of a million tokens takes some thirty million
 MOST_VALUES = 2_500_000  # in a JSON text: each takes up to 150 bytes of memory
 LARGEST_YAML = 100_000  # bytes; PyYAML reads some fifty thousand a second
-DEEPEST_YAML = 20  # values inside each other
+DEEPEST_YAML = 20  # levels of nesting
 
 def open_regular(path: str | Path) -> BinaryIO:
     "Open a file for reading bytes; raise ValueError for a folder, or for a pipe or a device, which may never end."
-    mode = os.stat(path).st_mode  # before it is opened: to open a pipe waits for its writer
+    mode = os.stat(path).st_mode  # before opening: opening a pipe would wait for its writer
     if not stat.S_ISREG(mode):
         found = "folder" if stat.S_ISDIR(mode) else "pipe or a device"
         raise ValueError(f"{path} is not a regular file, but a {found}")
@@ -49,7 +49,7 @@ class PlainLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        "The next node; raise YAMLError for what settings have no use for."
+        "The next node; raises YAMLError for features that settings do not need."
         event = self.peek_event()
         if event.anchor or getattr(event, "tag", None):
             raise yaml.MarkedYAMLError(problem="anchors (&), aliases (*) and tags (!) are not read",
@@ -77,7 +77,7 @@ class PlainLoader(yaml.SafeLoader):
         return found
 
 def parse_yaml(raw: bytes) -> Any:
-    "The value of a YAML text; raise ValueError, with the line, if it is damaged, or more than plain settings."
+    "The value of a YAML text; raises ValueError, with the line, if it is damaged or not plain settings."
     if len(raw) > LARGEST_YAML:
         raise ValueError(f"it has more than {LARGEST_YAML:,} bytes")
     try:
@@ -91,7 +91,7 @@ def parse_yaml(raw: bytes) -> Any:
     raise ValueError(f"line {line + 1}: {problem}")
 
 def _twice(keys: Iterable[Hashable]) -> str:
-    "What to say of the key that occurs more than once."
+    "The message about a key that occurs more than once."
     return f"it has the key {Counter(keys).most_common(1)[0][0]!r:.60} more than once"
 
 @contextmanager
@@ -104,7 +104,7 @@ def readable_errors(path: str | Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged, or of another kind than expected: {reason}") from error
 
 def read_json(path: str | Path, convert: Callable[[dict], Any] = dict) -> Any:
-    "What `convert` makes of the settings in a JSON file; raise ValueError if the file cannot be read."
+    "`convert` applied to the settings in a JSON file; raises ValueError if the file cannot be read."
     with readable_errors(path):
         if not isinstance(content := parse_json(read_bytes(path)), dict):
             raise ValueError(f"it holds {content!r:.40}, not settings by name")

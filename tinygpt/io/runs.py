@@ -1,4 +1,4 @@
-"""The folder of a run: locked while it is written, with a log, and checkpoints from which the run resumes."""
+"""The folder of a run: its lock, its log, and the checkpoints from which it resumes."""
 
 import json
 import os
@@ -21,10 +21,10 @@ from tinygpt.io.reading import read_bytes, read_json, readable_errors
 from tinygpt.io.tokens import Tokens
 
 MODEL_FILE = re.compile(r"(^(config|tokenizer|vocab)\.json|^merges\.txt|\.(safetensors|bin|pt|pth|ckpt|gguf))$")
-PROGRESS = ("step", "steps", "tokens", "seconds", "best")  # what a checkpoint keeps beside its tensors
+PROGRESS = ("step", "steps", "tokens", "seconds", "best")  # what a checkpoint holds besides its tensors
 
 class RunLock:
-    "Keeps other runs from writing into a folder, and stands for its path; it ends with the process, however that ends."
+    "A lock that keeps other runs from writing into a folder, and can be used as its path; it ends with the process."
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).expanduser()
@@ -42,7 +42,7 @@ class RunLock:
 
     def __exit__(self, *_):
         with suppress(OSError):
-            if self.made and os.listdir(self.folder) == [".lock"]:  # nothing came of it
+            if self.made and os.listdir(self.folder) == [".lock"]:  # the run wrote nothing
                 (self.folder / ".lock").unlink()
                 self.folder.rmdir()
         self.lock.release()
@@ -72,7 +72,7 @@ def load_state_dict(run, tensors: dict[str, Tensor]):
     run.model.load_state_dict({name: tensors[f"model.{name}"] for name in run.model.state_dict()})
 
 def read_note(path: Path) -> dict:
-    "What the JSON file of a checkpoint says; raises ValueError unless it is as it was written."
+    "The content of a checkpoint's JSON file; raises ValueError if it does not match its checksum or its name."
     def check(note: dict) -> dict:
         if note.pop("crc32", None) != checksum(note):
             raise ValueError("it does not match its checksum")
@@ -82,26 +82,26 @@ def read_note(path: Path) -> dict:
     return read_json(path, check)
 
 def newest_note(folder: Path) -> dict | None:
-    "What the newest checkpoint says that can be read; None if there is none."
+    "The JSON content of the newest readable checkpoint; None if there is none."
     for path in sorted((folder / "state").glob("*.json"), reverse=True):
         with suppress(ValueError, OSError):
             return read_note(path)
     return None
 
 def read_log(folder: Path) -> list[Record]:
-    "The records of a run; warns, or raises ValueError, if those before its newest checkpoint are not all there."
+    "The records of a run; warns or raises ValueError if records from before its newest checkpoint are missing."
     if note := newest_note(folder):
         check_log(folder, note["step"], note["log"])
     return read_records(folder)
 
 def described(run, texts: Sequence[Tokens]) -> dict:
-    "What stays the same in a run: the shape of the model, the tokenizer and the texts, these as their SHA-256."
+    "What must not change when a run is resumed: the model's config, and the SHA-256 of tokenizer and texts."
     train, val = texts
     return {"model": asdict(run.model.config), "tokenizer": train.tokenizer_sha256, "text": train.text_sha256,
             "validation text": val.text_sha256}
 
 def check_same(folder: Path, note: dict, now: dict):
-    "Raise ValueError, naming both, if a run was started with another model, tokenizer or text than it has now."
+    "Raise ValueError, showing both, if a run was started with another model, tokenizer or text."
     for name in "text", "validation text", "tokenizer":
         if note[name] != now[name]:
             raise ValueError(f"the run in {folder} was started with another {name}: the SHA-256 of that begins with "
@@ -113,7 +113,7 @@ def check_same(folder: Path, note: dict, now: dict):
                          "same model")
 
 def save_checkpoint(run, folder: Path, tok, about: dict):
-    "Write a checkpoint: the tensors, the model, and last the JSON file that makes it one; the two newest are kept."
+    "Write a checkpoint: the tensors, the model, and finally the JSON file that completes it; keep the two newest."
     state, file = folder / "state", f"{run.step:08d}.safetensors"
     weights.write_weights(state, state_dict(run), file)
     write_model(folder, run.model, tok)
@@ -128,7 +128,7 @@ def remove_old_checkpoints(state: Path):
         old.with_suffix(".safetensors").unlink(missing_ok=True)
 
 def load_checkpoint(run, folder: Path, now: dict) -> dict:
-    "Load the newest checkpoint that can be read, and return its note; raises ValueError if there is none."
+    "Load the newest readable checkpoint, and return its JSON content; raises ValueError if there is none."
     for path in sorted((folder / "state").glob("*.json"), reverse=True):
         file = path.with_suffix(".safetensors")
         try:
@@ -160,7 +160,7 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / "state").glob("*.json"))
 
 def check_new(folder: Path):
-    "Raise ValueError if a new run in this folder would replace a model, or a run whose checkpoints are gone."
+    "Raise ValueError if a new run in this folder would overwrite a model, or a run whose checkpoints are missing."
     log, found = folder / "log.csv", [name for name in sorted(os.listdir(folder)) if MODEL_FILE.search(name)]
     if log.exists() and ((folder / "train.yaml").exists() and not read_records(folder)):
         return  # a run that was stopped before its first checkpoint
@@ -171,7 +171,7 @@ def check_new(folder: Path):
         raise ValueError(f"{folder} has a model already ({found[0]}): name another folder")
 
 class RunFolder:
-    "Writes a run to disk: each step to the log, the best model, and checkpoints where they are due."
+    "Writes a run to disk: a log line for each step, the best model, and a checkpoint every `save_every` steps."
 
     def __init__(self, run, texts: Sequence[Tokens], tok, folder: Path, resume: bool):
         self.run, self.folder, self.tok, self.about = run, folder, tok, described(run, texts)
@@ -194,7 +194,7 @@ class RunFolder:
         note = load_checkpoint(run, folder, self.about)
         remove_leftovers(folder)
         self.log = Log(folder, check_log(folder, note["step"], note["log"]))
-        write_model(folder, run.model, tok)  # what is there may be older or newer
+        write_model(folder, run.model, tok)  # the files there may be older or newer
 
     @property
     def records(self) -> list[Record]:
@@ -215,7 +215,7 @@ class RunFolder:
         save_checkpoint(self.run, self.folder, self.tok, self.about | {"log": self.log.crc32})
 
 def remove_leftovers(folder: Path):
-    "Remove what killed runs left in a folder: drafts, old checkpoints, and tensors that never became one."
+    "Remove what killed runs left in a folder: drafts, old checkpoints, and tensors of incomplete checkpoints."
     for part in folder, folder / "state":
         remove_drafts(part)
     remove_old_checkpoints(folder / "state")
@@ -226,10 +226,10 @@ def remove_leftovers(folder: Path):
 @contextmanager
 def open_run(run, texts: Sequence[Tokens], tok, out: str | Path | RunLock | None,
              resume: bool) -> Iterator[RunFolder | None]:
-    "The folder of a run, locked, with what it already holds loaded; None if nothing is to be written."
+    "The folder of a run, locked, with its newest checkpoint loaded; None if the run is not written to disk."
     if out is None:
         yield None
-    elif isinstance(out, RunLock):  # whoever called has locked it
+    elif isinstance(out, RunLock):  # the caller has locked it
         yield RunFolder(run, texts, tok, out.folder, resume)
     else:
         with RunLock(out) as lock:
@@ -237,7 +237,7 @@ def open_run(run, texts: Sequence[Tokens], tok, out: str | Path | RunLock | None
 
 @contextmanager
 def catch_interrupt() -> Iterator[list]:
-    "A list that is no longer empty once Ctrl-C or SIGTERM came; the second time, they act as they did before."
+    "Yield a list that gets the first Ctrl-C or SIGTERM; a second signal has its usual effect."
     caught: list = []
     def note(number, frame):
         caught.append(number)
@@ -245,7 +245,7 @@ def catch_interrupt() -> Iterator[list]:
     def give_back():
         for number, handler in before.items():
             signal.signal(number, handler)
-    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may catch signals
+    in_main_thread = threading.current_thread() is threading.main_thread()  # only there can signals be handled
     before = take_signals(note) if in_main_thread else {}
     try:
         yield caught
@@ -253,4 +253,4 @@ def catch_interrupt() -> Iterator[list]:
         give_back()
     if signal.SIGTERM in caught and before[signal.SIGTERM] is signal.SIG_DFL:
         print(end="", flush=True)
-        signal.raise_signal(signal.SIGTERM)  # the process was to end, and all is kept now
+        signal.raise_signal(signal.SIGTERM)  # the process should end, and everything is saved

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors files, written atomically and checked as they are read; pickles are never opened."""
+"""Weights on disk: safetensors files, written atomically and checked when read. Pickles are never opened."""
 
 import json
 import os
@@ -28,7 +28,7 @@ FILE_STARTS = {  # of files that are often found in the place of weights
     b"version https://git-lfs": "a git-lfs pointer, not the file itself: get that with git lfs pull",
     b"<": "a web page, perhaps one to log in on: download the file itself",
 }
-Shards = dict[str, tuple[Path, safe_open]]  # in which file each tensor is, by the tensor's name
+Shards = dict[str, tuple[Path, safe_open]]  # for each tensor's name, the file that holds it
 
 def find_folder(name: str | Path, check_config: Callable[[dict], object] | None = None) -> Path:
     "A model's folder: a local one or, for a name such as Qwen/Qwen3-0.6B or a/b@revision, one downloaded from the hub."
@@ -70,7 +70,7 @@ def read_config(folder: str | Path) -> dict:
 
 def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WEIGHTS,
                   config: dict | None = None):
-    "Write tensors as safetensors, with a checksum of each and of the config; only those not contiguous are copied."
+    "Write tensors as safetensors, with checksums of each tensor and of the config; copies only strided tensors."
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt"} | ({"config crc32": checksum(config)} if config else {})
     header, size = {"__metadata__": metadata}, 0
@@ -95,17 +95,17 @@ def write_weights(folder: str | Path, tensors: dict[str, Tensor], file: str = WE
         raise OSError(f"{why}, and what was there is unchanged: free some space, or name another folder") from None
 
 def header_crc32(path: Path) -> str:
-    "The CRC-32 of a file's header, which has the checksum of each tensor."
+    "The CRC-32 of a file's header, which contains the checksum of each tensor."
     with readable_errors(path), open_regular(path) as file:
         return checksum(_read_header(file))
 
 def config_crc32(folder: Path, file: str) -> str | None:
-    "The checksum of the config that these weights were written with; None if they do not say."
+    "The checksum of the config that these weights were written with; None if the file has none."
     with _open_weights(folder, file) as (_, stored):
         return next(((shard.metadata() or {}).get("config crc32") for _, shard in stored.values()), None)
 
 def check_replaceable(folder: Path):
-    "Raise ValueError if a folder has a model that tinygpt did not write, which leaves checksums in its weights."
+    "Raise ValueError if a folder has a model that tinygpt did not write (one without checksums)."
     files = sorted(os.listdir(folder)) if folder.is_dir() else []
     ours = [file for file in files if file.endswith(".safetensors") and _has_checksums(folder / file)]
     others = [file for file in files if file.endswith((".safetensors", *PICKLES)) and file not in ours]
@@ -122,13 +122,13 @@ def _has_checksums(path: Path) -> bool:
         return False
 
 def list_weights(folder: str | Path, file: str = WEIGHTS) -> dict[str, tuple[int, ...]]:
-    "The names and shapes of a folder's tensors; no tensor is read."
+    "The names and shapes of a folder's tensors, without reading them."
     with _open_weights(Path(folder), file) as (_, stored):
         return {name: tuple(shard.get_slice(name).get_shape()) for name, (_, shard) in stored.items()}
 
 def read_weights(folder: str | Path, shapes: dict[str, tuple[int, ...]], ignore: re.Pattern | None = None,
                  dtype: torch.dtype = torch.float32, file: str = WEIGHTS) -> dict[str, Tensor]:
-    "The tensors of these names and shapes; raise ValueError if the file lacks one, or holds others not in `ignore`."
+    "The tensors with these names and shapes; raises ValueError for missing ones, and for others not in `ignore`."
     with _open_weights(Path(folder), file) as (path, stored):
         missing = [repr(name) for name in shapes if name not in stored]
         extra = [repr(name) for name in stored if name not in shapes and not (ignore and ignore.search(name))]
@@ -140,7 +140,7 @@ def read_weights(folder: str | Path, shapes: dict[str, tuple[int, ...]], ignore:
 
 @contextmanager
 def _open_weights(folder: Path, file: str) -> Iterator[tuple[Path, Shards]]:
-    "The file that lists a folder's tensors (the weights, or the index of sharded weights), and the tensors by name."
+    "Yield the file that lists a folder's tensors (the weights, or the index of shards), and the tensors by name."
     path, (model, *variant, suffix) = folder / file, file.split(".")
     index = folder / ".".join([model, suffix, "index", *variant, "json"])
     if not is_there(path) and is_there(index):
@@ -205,7 +205,7 @@ def _read_tensor(name: str, path: Path, file: safe_open, shape: tuple[int, ...],
         raise ValueError(f"{what} cannot be read ({' '.join(str(error).split()):.200}); get it again") from None
     if (file.metadata() or {}).get(f"crc32 {name}") not in (None, _checksum(name, tensor)):
         raise ValueError(f"{what} is damaged, for it does not match its checksum; get another copy")
-    tensor = tensor.to(dtype, copy=True)  # into memory that is aligned for torch
+    tensor = tensor.to(dtype, copy=True)  # the copy is aligned for torch
     _check_finite(tensor, what)
     return tensor
 
@@ -215,7 +215,7 @@ def _checksum(name: str, tensor: Tensor) -> str:
 
 def _bytes(tensor: Tensor) -> memoryview:
     "The bytes of a contiguous tensor, not copied."
-    flat = tensor.as_strided((tensor.numel(),), (1,))  # reshape(-1) may keep a stride of 2 where there is one number
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # reshape(-1) may keep a stride of 2 for one number
     return memoryview(flat.view(torch.uint8).numpy())
 
 def _check_finite(tensor: Tensor, what: str):
@@ -225,7 +225,7 @@ def _check_finite(tensor: Tensor, what: str):
         raise ValueError(f"{what} {wrong}: use an earlier checkpoint, or another dtype")
 
 def is_there(path: Path) -> bool:
-    "Whether a folder has something of this name; raise FileNotFoundError for a link to a file that is not there."
+    "Whether this path exists; raises FileNotFoundError for a broken link."
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which is not there: get the file again")
     return path.exists()

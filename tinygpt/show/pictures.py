@@ -55,17 +55,21 @@ def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked:
     return Picture(body, "|".join(map(visible, tokens)))
 
 def slider(frames: Sequence[Picture], labels: Sequence[str], name: str) -> Picture:
-    "A slider that chooses one of the frames, in plain HTML: it works in a saved notebook and on the site, too."
+    "A slider that chooses one of the frames, in plain HTML: it also works in a saved notebook and on the site."
     move = ("const box = this.closest('div'); "
             "box.querySelector('output').textContent = this.dataset.labels.split('|')[this.value];"
             "box.querySelectorAll('section').forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')")
     bar = (f'<input type="range" min="0" max="{len(frames) - 1}" value="0" '
            'style="width:min(24em,60%);vertical-align:middle" '
+           'data-lm-suppress-shortcuts="true" '  # or an arrow key moves JupyterLab to the next cell
            f'aria-label="{html.escape(name)}" data-labels="{html.escape("|".join(labels))}" oninput="{move}">')
+    # of a notebook that is not trusted, JupyterLab drops tags such as noscript and shows the text in them
+    hint = "<noscript> (run this cell to make the slider work)</noscript>"
     hidden = [""] + ["display:none"] * (len(frames) - 1)
     shown = "".join(f'<section style="{style}">{frame.html}</section>' for style, frame in zip(hidden, frames))
     text = "\n".join(f"{label}: {frame}" for label, frame in zip(labels, frames))
-    return Picture(f'<div>{bar} <output style="margin-left:.7em">{html.escape(labels[0])}</output>{shown}</div>', text)
+    label = f'<output style="margin-left:.7em">{html.escape(labels[0])}</output>'
+    return Picture(f"<div>{bar} {label}{hint}{shown}</div>", text)
 
 def table(rows: Iterable[Sequence[str | Picture]]) -> Picture:
     "A table of words and pictures, row by row."
