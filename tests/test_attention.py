@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tinygpt.attention import Attention, attention_weights, causal_mask, repeat_kv
 from tinygpt.cache import KVCache
-from tinygpt.show.attention import attention_map
+from tinygpt.show.attention import attention_map, by_word
 
 matplotlib.use("Agg")
 
@@ -468,11 +468,11 @@ def test_only_the_outer_panels_carry_names_and_each_head_and_layer_its_own():
     titles = [ax.get_title("left") or ax.get_title() for ax in panels]
     assert titles == ["head 0", "head 1", "head 2", "", "", ""]
     words = {text.get_text(): text.get_window_extent() for text in fig.texts}
-    assert set(words) == {"layer 0", "layer 1", "looks from", "looks at"}
+    assert set(words) == {"layer 0", "layer 1", "query", "key"}
     for layer in 0, 1:
         box, label = panels[3 * layer].get_window_extent(), words[f"layer {layer}"]
         assert box.y0 < (label.y0 + label.y1) / 2 < box.y1 and label.x1 < box.x0
-    assert {text.get_text() for text in drawn(3, 4, 4)[0].texts} == {"looks from", "looks at"}
+    assert {text.get_text() for text in drawn(3, 4, 4)[0].texts} == {"query", "key"}
     fig, (ax,), _ = drawn(4, 4)
     assert ax.get_title() == ax.get_title("left") == ""
 
@@ -506,6 +506,27 @@ def test_whatever_is_written_can_be_read(shape, style):
         pitch = panels[0].get_window_extent().width / shape[-1] * 72 / fig.dpi
         assert list(ticks) == list(range(0, len(tokens), step)) and (step == 1 or (step - 1) * pitch < 12)
         plt.close(fig)
+
+
+def test_outlined_cells_are_framed_and_their_weights_written():
+    weights = torch.tensor([[[1.0, 0, 0], [0.25, 0.75, 0], [0.5, 0.375, 0.125]]] * 2)
+    fig = attention_map(weights, ["a", "b", "c"], outlined=[(0, 1, 0), (1, 2, 1), (1, 2, 0)])
+    panels = [ax for ax in fig.axes if ax.images]
+    assert [texts(ax.texts) for ax in panels] == [["0.25"], ["0.50, 0.38"]]
+    frames = [[patch.get_xy() for patch in ax.patches] for ax in panels]
+    assert frames == [[(-0.5, 0.5)], [(0.5, 1.5), (-0.5, 1.5)]]
+    assert [text.get_position() for text in panels[1].texts] == [(2.7, 2)]  # to the right of the diagonal
+    assert not attention_map(weights[0], ["a", "b", "c"]).axes[0].patches
+
+
+def test_words_are_tokens_taken_together():
+    tokens = ["The", " ab", "s", "ent", "-", "m", "ind", "ed", " ", "ow", "l", ",", '"', " s", "aid", "."]
+    torch.manual_seed(0)
+    weights = attention_weights(torch.randn(2, 3, 16, 4), torch.randn(2, 3, 16, 4))
+    by_words, words = by_word(weights, tokens)
+    assert words == ["The", "absent-minded", "owl", ",", '"', "said", "."]
+    assert by_words.shape == (2, 3, 7, 7) and close(by_words.sum(-1), torch.ones(2, 3, 7))
+    assert close(by_words[..., 2, 1], weights[..., 10, 1:8].sum(-1)) and (by_words.triu(1) == 0).all()
 
 
 def test_tokens_that_do_not_fit_are_refused_with_both_numbers():

@@ -8,7 +8,17 @@ from torch import Tensor
 from tinygpt.attention import causal_mask
 from tinygpt.show.pictures import visible
 
-__all__ = ["attention_map"]
+__all__ = ["attention_map", "by_word"]
+
+def by_word(weights: Tensor, tokens: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """The weights (..., T, T) between whole words, and the words.
+
+    The columns of a word's tokens are added; its row is that of its last token, so that rows still sum to 1."""
+    starts = [i for i, token in enumerate(tokens) if i == 0 or not token[:1].isalnum() and token[:1] != "-"]
+    ends = [*starts[1:], len(tokens)]
+    columns = [weights[..., start:end].sum(-1) for start, end in zip(starts, ends)]
+    words = ["".join(tokens[start:end]).strip(" ") for start, end in zip(starts, ends)]
+    return torch.stack(columns, -1)[..., [end - 1 for end in ends], :], words
 
 def as_grid(weights: Tensor, tokens: Sequence[bytes | str]) -> Tensor:
     "Attention weights as layers of heads, (L, H, T, S); raises ValueError for other shapes, or tokens that do not fit."
@@ -49,9 +59,20 @@ def draw_head(ax, weights: Tensor, row_labels: list[str], column_labels: list[st
     ax.spines[:].set_visible(False)
     return image
 
+def draw_outlines(ax, weights: Tensor, cells: Sequence[tuple[int, int]]):
+    "Frame these cells of a map, and write their weights to the right of the diagonal."
+    from matplotlib.patches import Rectangle
+    orange, (T, S) = "#d9730d", weights.shape
+    for row, column in cells:
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, color=orange, lw=1.8))
+    for row in {row for row, _ in cells}:
+        values = ", ".join(f"{weights[row, column]:.2f}" for at, column in sorted(cells) if at == row)
+        ax.text(row + S - T + 0.7, row, values, color=orange, size=9, va="center")
+
 def attention_map(
     weights: Tensor,  # one head (T, S), a row of heads (H, T, S), or layers of heads (L, H, T, S)
     tokens: Sequence[bytes | str],  # of all S keys; the queries are the last T of them
+    outlined: Sequence[tuple[int, ...]] = (),  # indices of weights to frame and to write as numbers
 ):
     "A figure of attention weights: a row for each query, a column for each key, and the bluer, the larger the weight."
     import matplotlib.pyplot as plt
@@ -69,13 +90,15 @@ def attention_map(
         row_labels = labels[S - T :] if head == 0 else []
         column_labels = labels if layer == L - 1 else []
         image = draw_head(axes[layer, head], grid[layer, head], row_labels, column_labels, cell)
+        places = [(0, 0, *place)[-4:] for place in outlined]
+        draw_outlines(axes[layer, head], grid[layer, head], [at[2:] for at in places if at[:2] == (layer, head)])
         if has_heads and layer == 0:
             axes[layer, head].set_title(f"head {head}", size=9, pad=3)
         if has_layers and head == 0:
             y = (bottom + (L - 1 - layer) * (panel_h + gap) + panel_h / 2) / h
             fig.text(0.27 / w, y, f"layer {layer}", size=9, rotation=90, va="center")
-    fig.text(0, (bottom + h - top) / 2 / h, "looks from", size=10, rotation=90, va="center")
-    fig.text((left + w - right) / 2 / w, 0, "looks at", size=10, ha="center")
+    fig.text(0, (bottom + h - top) / 2 / h, "query", size=10, rotation=90, va="center")
+    fig.text((left + w - right) / 2 / w, 0, "key", size=10, ha="center")
     bar_height = min(1.6, max(0.8, h - top - bottom))
     bar = fig.add_axes([1 - 0.5 / w, 1 - (top + bar_height) / h, 0.1 / w, bar_height / h])
     fig.colorbar(image, bar, ticks=[0, 0.1, 0.5, 1]).outline.set_visible(False)
