@@ -1,4 +1,4 @@
-"""The checks of chapter 05."""
+"""The checks of the chapter Attention."""
 
 import math
 
@@ -72,37 +72,49 @@ def across(q, k, v, n):
     return head(*(y.unflatten(-1, (n, -1)) for y in (q, k, v))).flatten(2)
 
 
-def share(key, n):
-    return key.repeat_interleave(n // len(key), 0)
+def without(weight, head, n):
+    return blanked(weight, head_columns(weight, head, n))
 
 
-def one_of_two(key, n):
-    return key[:1].expand(n, -1, -1) if len(key) > 1 else share(key, n)
+def head_columns(weight, head, n):
+    return torch.arange(len(weight)) // (len(weight) // n) == head
 
 
-RIGHT = {"one_head": head, "documents_mask": of_documents, "many_heads": heads, "shared": share}
+def blanked(weight, gone):
+    return weight.masked_fill(gone, 0)
+
+
+def by_infinity(q, k, v):
+    return (scores(q, k) + torch.ones(q.shape[-2], q.shape[-2]).triu(1) * -torch.inf).softmax(-1) @ v
+
+
+def heads_by_infinity(q, k, v, n):
+    return merge(by_infinity(*(split(y, n) for y in (q, k, v))))
+
+
+RIGHT = {"one_head": head, "documents_mask": of_documents, "many_heads": heads, "without_head": without}
 MISTAKES = [
     ("one_head", lambda q, k, v: hide(q @ k.T).softmax(1) @ v, "were not divided by the square root of D"),
-    ("one_head", lambda q, k, v: hide(q @ k.T / q.shape[1]).softmax(1) @ v, "were divided by D."),
-    ("one_head", lambda q, k, v: hide(q @ k.T * q.shape[1] ** 0.5).softmax(1) @ v, "were multiplied by"),
+    ("one_head", lambda q, k, v: hide(q @ k.T / q.shape[1]).softmax(1) @ v, "were divided by D itself"),
+    ("one_head", lambda q, k, v: hide(q @ k.T * q.shape[1] ** 0.5).softmax(1) @ v, "multiplied by the square root"),
     ("one_head", lambda q, k, v: hide(q @ k.T / len(q) ** 0.5).softmax(1) @ v, "the square root of T"),
-    ("one_head", lambda q, k, v: hide(q @ k.T).softmax(1) / q.shape[1] ** 0.5 @ v, "scale before the softmax"),
-    ("one_head", lambda q, k, v: scores(q, k).softmax(1) @ v, "Nothing is masked: row 0 looks at position 1"),
-    ("one_head", lambda q, k, v: hide(scores(q, k), 2).softmax(1) @ v, "too late: row 0 looks at position 1"),
-    ("one_head", lambda q, k, v: hide(scores(q, k), 0).softmax(1) @ v, "too early: row 1 does not look at position 1"),
+    ("one_head", lambda q, k, v: hide(q @ k.T).softmax(1) / q.shape[1] ** 0.5 @ v, "The weights were divided, not"),
+    ("one_head", lambda q, k, v: scores(q, k).softmax(1) @ v, "There is no mask: row 0 attends to position 1"),
+    ("one_head", lambda q, k, v: hide(scores(q, k), 2).softmax(1) @ v, "too late: row 0 attends to position 1"),
+    ("one_head", lambda q, k, v: hide(scores(q, k), 0).softmax(1) @ v, "too early: row 1 does not attend"),
     (
         "one_head",
         lambda q, k, v: hide(scores(q, k), 0).softmax(1).nan_to_num() @ v,
-        "too early: row 1 does not look at position 1",
+        "too early: row 1 does not attend",
     ),
     (
         "one_head",
         lambda q, k, v: hide(scores(q, k), 0, -1e9).softmax(1) @ v,
-        "too early: row 1 does not look at position 1",
+        "too early: row 1 does not attend",
     ),
     ("one_head", lambda q, k, v: scores(q, k).softmax(1).tril() @ v, "The mask came after the softmax"),
-    ("one_head", lambda q, k, v: hide(scores(q, k)).softmax(0) @ v, "went down the columns. Each row"),
-    ("one_head", lambda q, k, v: scores(q, k).softmax(0) @ v, "down the columns, and nothing is masked"),
+    ("one_head", lambda q, k, v: hide(scores(q, k)).softmax(0) @ v, "ran down the columns: each column"),
+    ("one_head", lambda q, k, v: scores(q, k).softmax(0) @ v, "down the columns, and there is no mask"),
     ("one_head", lambda q, k, v: scores(q, k).tril().softmax(1) @ v, "Masked scores were set to 0"),
     ("one_head", lambda q, k, v: hide(scores(q, k), 1, -1e-9).softmax(1) @ v, "Masked scores were set to 0"),
     ("one_head", lambda q, k, v: back(scores(q, k)).softmax(1) @ v, "the wrong way round"),
@@ -112,73 +124,80 @@ MISTAKES = [
     ("one_head", lambda q, k, v: hide(scores(q, k)) @ v, "There is no softmax"),
     ("one_head", lambda q, k, v: scores(q, k).tril() @ v, "There is no softmax"),
     ("one_head", lambda q, k, v: hide(scores(q, k)).softmax(1).T @ v, "The weights are transposed"),
-    ("one_head", lambda q, k, v: head(q, k, k), "The keys were used as values"),
-    ("one_head", lambda q, k, v: head(q, k, q), "The queries were used as values"),
+    ("one_head", lambda q, k, v: head(q, k, k), "The keys were averaged"),
+    ("one_head", lambda q, k, v: head(q, k, q), "The queries were averaged"),
     ("one_head", lambda q, k, v: v, "the values themselves"),
-    ("one_head", lambda q, k, v: hide(scores(q, k)).softmax(1), "Those look like weights"),
-    ("one_head", lambda q, k, v: hide(q @ k.T / 4).softmax(1) @ v, "is not what a causal head finds"),
-    ("one_head", lambda q, k, v: hide(scores(q, k), 3).softmax(1) @ v, "row 0 looks at position 1: the mask lets"),
-    ("one_head", lambda q, k, v: hide(scores(q, k)).softmax(1) / 2 @ v, "row 0 sums to 0.5"),
-    ("one_head", lambda q, k, v: hide(q @ k.T / 3**0.5).softmax(1) @ v, "right for D = 3 alone"),
-    ("documents_mask", lambda d: ~of_documents(d), "upside down"),
+    ("one_head", lambda q, k, v: hide(scores(q, k)).softmax(1), "Are these the weights?"),
+    ("one_head", lambda q, k, v: hide(q @ k.T / 4).softmax(1) @ v, "is not the output of a causal head"),
+    ("one_head", lambda q, k, v: hide(scores(q, k), 3).softmax(1) @ v, "Row 0 attends to position 1,"),
+    ("one_head", lambda q, k, v: hide(scores(q, k)).softmax(1) / 2 @ v, "Row 0 of the weights sums to 0.5"),
+    ("one_head", lambda q, k, v: hide(q @ k.T / 3**0.5).softmax(1) @ v, "right for D = 3 only"),
+    ("documents_mask", lambda d: ~of_documents(d), "True and false are exchanged"),
     ("documents_mask", lambda d: d[:, None] == d, "Only the tales were compared"),
     ("documents_mask", past, "Only the future was hidden"),
     ("documents_mask", lambda d: of_documents(d).T, "The future is allowed and the past is hidden"),
-    ("documents_mask", lambda d: of_documents(d).tril(-1), "Nobody may look at itself"),
-    ("documents_mask", lambda d: past(d) | (d[:, None] == d), "Either condition"),
+    ("documents_mask", lambda d: of_documents(d).tril(-1), "No token can attend to itself"),
+    ("documents_mask", lambda d: past(d) | (d[:, None] == d), "One condition was enough"),
     ("documents_mask", lambda d: past(d) & (d[:, None] >= d), "compared by size"),
-    ("documents_mask", lambda d: past(d) & (d[:, None] != d), "looks at the other tales, and not"),
+    ("documents_mask", lambda d: past(d) & (d[:, None] != d), "attends to the other tales, but not"),
     ("documents_mask", lambda d: of_documents(d).float(), "numbers of torch.float32"),
     (
         "documents_mask",
         lambda d: (d[:, None] == d) & (torch.ones(len(d), len(d)).tril(1) > 0),
-        "In <lambda>([4, 4, 2, 2, 2, 7, 7]): row 0 looks at position 1: the mask lets the future in",
+        "allows row 0 to attend to position 1, which comes later. The call was <lambda>([4, 4, 2,",
     ),
     (
         "documents_mask",
         lambda d: past(d) & ((d[:, None] == d) | (d < 3)),
-        "In <lambda>([4, 4, 2, 2, 2, 7, 7]): row 5 looks at position 2: that is another tale, 2 and not 7",
+        "allows row 5 to attend to position 2. That position belongs to tale 2, and row 5 to tale 7.",
     ),
-    ("documents_mask", lambda d: torch.eye(len(d)) > 0, "row 1 may not look at position 0, which came before"),
+    ("documents_mask", lambda d: torch.eye(len(d)) > 0, "hides position 0 from row 1. It is an earlier token"),
+    (
+        "documents_mask",
+        lambda d: of_documents(d) & (torch.arange(len(d)) > 0),
+        "Your mask hides position 0 from row 0. It is its own token and should be allowed.",
+    ),
+    ("one_head", by_infinity, "0 × ∞ is nan"),
+    ("many_heads", heads_by_infinity, "0 × ∞ is nan"),
     ("many_heads", lambda q, k, v, n: merge(head(*cut(n, q, k, v))), "The heads are mixed up"),
     ("many_heads", lambda q, k, v, n: head(*cut(n, q, k, v)).reshape(q.shape), "The heads are mixed up"),
     (
         "many_heads",
         lambda q, k, v, n: head(*(split(y, n) for y in (q, k, v))).reshape(q.shape),
-        "were not transposed back",
+        "put side by side wrongly",
     ),
-    ("many_heads", lambda q, k, v, n: merge(head(*stripes(n, q, k, v))), "cut like stripes"),
+    ("many_heads", lambda q, k, v, n: merge(head(*stripes(n, q, k, v))), "The heads are interleaved: head 0"),
     (
         "many_heads",
         lambda q, k, v, n: head(*stripes(n, q, k, v)).permute(0, 2, 3, 1).flatten(2),
-        "cut like stripes",
+        "The heads are interleaved: head 0",
     ),
     (
         "many_heads",
         lambda q, k, v, n: head(*(split(y, n) for y in (q, k, v))).permute(0, 2, 3, 1).flatten(2),
-        "woven together",
+        "interleaved at the end",
     ),
-    ("many_heads", across, "Heads looked at heads"),
+    ("many_heads", across, "Heads attend to heads"),
     ("many_heads", lambda q, k, v, n: head(q, k, v), "one head of C numbers"),
-    ("many_heads", scaled(lambda d, n: math.sqrt(d * n)), "The scale is that of C"),
+    ("many_heads", scaled(lambda d, n: math.sqrt(d * n)), "it fits C numbers"),
     ("many_heads", scaled(lambda d, n: 1), "were not scaled"),
-    ("many_heads", blind, "see the future: row 0 looks at position 1"),
+    ("many_heads", blind, "There is no mask: row 0 attends to position 1"),
     (
         "many_heads",
         lambda q, k, v, n: merge(head(*(split(y, n) for y in (q, k, v))).flip(1)),
-        "in another order than",
+        "in a different order",
     ),
-    ("many_heads", lambda q, k, v, n: heads(q, k, v, n) + 0.1, "not what two causal heads find"),
-    ("many_heads", lambda q, k, v, n: heads(q, k, v, 2), "right for 2 heads, and not for 1"),
-    ("many_heads", lambda q, k, v, n: head(*(split(y, n) for y in (q, k, v))), "heads still stand apart"),
-    ("shared", lambda key, n: key.repeat(n // len(key), 1, 1), "They go round in turn"),
-    ("shared", lambda key, n: share(key, n).flip(0), "turned round"),
-    ("shared", one_of_two, "All heads use the same keys"),
-    ("shared", lambda key, n: key.repeat_interleave(n // len(key), 1).view(n, 2, 2), "Tokens were repeated"),
-    ("shared", lambda key, n: torch.cat([key, torch.zeros(n - len(key), 2, 2)]), "Only the first heads have keys"),
-    ("shared", lambda key, n: key[[0, 0, 0, 1, 1, 0]], "head 5 uses keys 0, not keys 1"),
-    ("shared", lambda key, n: key.repeat_interleave(3, 0)[:n], "head 2 uses keys 0, not keys 1"),
-    ("shared", lambda key, n: key, "of shape (2, 2, 2), not (6, 2, 2)"),
+    ("many_heads", lambda q, k, v, n: heads(q, k, v, n) + 0.1, "not the output of two causal heads"),
+    ("many_heads", lambda q, k, v, n: heads(q, k, v, 2), "right for 2 heads, but not for 1"),
+    ("many_heads", lambda q, k, v, n: head(*(split(y, n) for y in (q, k, v))), "heads are still separate"),
+    ("without_head", lambda w, h, n: blanked(w, head_columns(w, h, n)[:, None]), "Rows were set to 0"),
+    ("without_head", lambda w, h, n: blanked(w, ~head_columns(w, h, n)), "Only this head has an influence"),
+    ("without_head", lambda w, h, n: w.clone(), "Nothing was changed"),
+    ("without_head", lambda w, h, n: blanked(w, torch.arange(len(w)) % n == h), "belong to different heads"),
+    ("without_head", lambda w, h, n: blanked(w, torch.arange(len(w)) == h), "One column was set to 0"),
+    ("without_head", lambda w, h, n: 0 * w, "Everything was set to 0"),
+    ("without_head", lambda w, h, n: without(w, (h + 1) % n, n), "is not the weight without this head"),
+    ("without_head", lambda w, h, n: w[:, ~head_columns(w, h, n)], "of shape (6, 4), not (6, 6)"),
 ]
 
 
@@ -202,7 +221,6 @@ def test_answers_in_other_clothes_are_right():
     assert check.many_heads(
         lambda q, k, v, n: torch.cat([head(*t) for t in zip(*(y.chunk(n, -1) for y in (q, k, v)))], -1)
     )
-    assert check.shared(lambda key, n: torch.stack([key[i * len(key) // n] for i in range(n)]))
 
 
 def test_the_offending_places_are_drawn():
@@ -215,7 +233,8 @@ def test_the_offending_places_are_drawn():
     rows = [line.split()[2:] for line in str(itself.picture).splitlines()]
     assert [[cell.endswith("!") for cell in row] for row in rows] == torch.eye(7).bool().tolist()
     mixed = check.many_heads(lambda q, k, v, n: merge(head(*cut(n, q, k, v))))
-    assert "!" in str(mixed.picture) and "outlined" in mixed.message
-    turns = check.shared(lambda key, n: key.repeat(n // len(key), 1, 1))
-    rows = [line.split()[2:] for line in str(turns.picture).splitlines()]
-    assert [any(cell.endswith("!") for cell in row) for row in rows] == [False, True, False, False, True, False]
+    assert "!" in str(mixed.picture) and "Outlined" in mixed.message
+    rows = check.without_head(lambda w, h, n: blanked(w, head_columns(w, h, n)[:, None]))
+    rows = [line.split()[2:] for line in str(rows.picture).splitlines()]
+    assert [[cell.endswith("!") for cell in row] for row in rows] == [[(c in (2, 3)) != (r in (2, 3)) for c in range(6)]
+                                                                     for r in range(6)]
