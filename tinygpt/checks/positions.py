@@ -131,7 +131,7 @@ def angles_of(answer):
         (4,): "Each position has a row.",
     }
     got = shaped(answer, *args, shape=(5, 4), hints=hints)
-    rows, columns = [f"position {place}" for place in args[0]], [f"pair {pair}" for pair in range(4)]
+    rows, columns = [f"at {place}" for place in args[0]], [f"pair {pair}" for pair in range(4)]
     picture = grid(got, rows, columns, marked=_differing(got, right))
     if got[1:].any() and same(got, got[:, :1].expand(5, 4)):
         raise Finding(
