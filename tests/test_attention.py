@@ -517,6 +517,8 @@ def test_outlined_cells_are_framed_and_their_weights_written():
     assert frames == [[(-0.5, 0.5)], [(0.5, 1.5), (-0.5, 1.5)]]
     assert [text.get_position() for text in panels[1].texts] == [(2.7, 2)]  # to the right of the diagonal
     assert not attention_map(weights[0], ["a", "b", "c"]).axes[0].patches
+    named = attention_map(weights, ["a", "b", "c"], titles=["before", "after"])
+    assert [ax.get_title("left") or ax.get_title() for ax in named.axes if ax.images] == ["before", "after"]
 
 
 def test_words_are_tokens_taken_together():

@@ -73,6 +73,7 @@ def attention_map(
     weights: Tensor,  # one head (T, S), a row of heads (H, T, S), or layers of heads (L, H, T, S)
     tokens: Sequence[bytes | str],  # of all S keys; the queries are the last T of them
     outlined: Sequence[tuple[int, ...]] = (),  # indices of weights to frame and to write as numbers
+    titles: Sequence[str] = (),  # of the heads; by default "head 0", "head 1" and so on
 ):
     "A figure of attention weights: a row for each query, a column for each key, and the bluer, the larger the weight."
     import matplotlib.pyplot as plt
@@ -93,7 +94,7 @@ def attention_map(
         places = [(0, 0, *place)[-4:] for place in outlined]
         draw_outlines(axes[layer, head], grid[layer, head], [at[2:] for at in places if at[:2] == (layer, head)])
         if has_heads and layer == 0:
-            axes[layer, head].set_title(f"head {head}", size=9, pad=3)
+            axes[layer, head].set_title(titles[head] if titles else f"head {head}", size=9, pad=3)
         if has_layers and head == 0:
             y = (bottom + (L - 1 - layer) * (panel_h + gap) + panel_h / 2) / h
             fig.text(0.27 / w, y, f"layer {layer}", size=9, rotation=90, va="center")
