@@ -42,7 +42,7 @@ PUBLIC = {
     "positions": "rotate rotation",
     "presets": "SIZES preset",
     "sample": "sample_tales continue_text",
-    "show.attention": "attention_map",
+    "show.attention": "attention_map by_word",
     "show.diagram": "data_flow parameter_map",
     "show.pictures": "Picture color_tokens slider table",
     "show.progress": "to_tensorboard to_wandb show_samples LivePlot",
