@@ -84,6 +84,16 @@ def blanked(weight, gone):
     return weight.masked_fill(gone, 0)
 
 
+def without_in_place(weight, head, n):
+    weight[:, head_columns(weight, head, n)] = 0
+    return weight
+
+
+def head_in_place(query, key, value):
+    query /= query.shape[1] ** 0.5
+    return hide(query @ key.T).softmax(1) @ value
+
+
 def by_infinity(q, k, v):
     return (scores(q, k) + torch.ones(q.shape[-2], q.shape[-2]).triu(1) * -torch.inf).softmax(-1) @ v
 
@@ -157,6 +167,8 @@ MISTAKES = [
         lambda d: of_documents(d) & (torch.arange(len(d)) > 0),
         "Your mask hides position 0 from row 0. It is its own token and should be allowed.",
     ),
+    ("one_head", head_in_place, "in place: query"),
+    ("without_head", without_in_place, "in place: weight"),
     ("one_head", by_infinity, "0 × ∞ is nan"),
     ("many_heads", heads_by_infinity, "0 × ∞ is nan"),
     ("many_heads", lambda q, k, v, n: merge(head(*cut(n, q, k, v))), "The heads are mixed up"),

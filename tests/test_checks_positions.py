@@ -196,6 +196,11 @@ def nudged(answer, place):
     return wrong
 
 
+def in_place(x, table, to_query, to_key):
+    x += table[: x.shape[1]]
+    return raw(x, x, to_query, to_key)
+
+
 RIGHT = {
     "scores_with_positions": scores,
     "angles_of": angles,
@@ -204,6 +209,7 @@ RIGHT = {
     "packed_positions": packed,
 }
 MISTAKES = [
+    ("scores_with_positions", in_place, "in place: x"),
     ("scores_with_positions", one_sided(True, False), "Only the queries contain"),
     ("scores_with_positions", one_sided(False, True), "Only the keys contain"),
     ("scores_with_positions", one_sided(False, False), "contain no positions at all"),
