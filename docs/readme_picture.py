@@ -1,40 +1,28 @@
-"""Draws the picture in the README: one sentence while its merges are replayed. python docs/readme_picture.py"""
+"""Draws the picture of the README and the first page, and prints the tale below it: python docs/readme_picture.py
+
+Both come from the model in tinygpt/assets/trained, so run it again after python -m tests.recipe."""
 
 from pathlib import Path
-from pydoc_data.topics import topics
+from textwrap import fill
 
 import matplotlib.pyplot as plt
+import numpy as np
 
-from tinygpt import GPT4_SPLIT
-from tinygpt.engine.splitting import count_chunks
-from tinygpt.show.pictures import TINTS
-from tinygpt.tokenizer import BPETokenizer, learn_merges
+from tinygpt import corpus, load
+from tinygpt.io.log import read_records
+from tinygpt.presets import TRAINED
+from tinygpt.sample import sample_tales
+from tinygpt.show.training import training_plot
+from tinygpt.world.judging import floor_of, valid_fraction
 
 plt.style.use("tinygpt.assets.course")
-plt.rcParams["svg.hashsalt"] = "tinygpt"
-sentence = "The keeper returns the light to the string."
-tokens, merges = learn_merges(count_chunks(topics.values(), GPT4_SPLIT), 4096)
-sizes = [256, 288, 512, 1024, 4096]
-fig, ax = plt.subplots(figsize=(9, 2.6))
-for row, size in enumerate(sizes):
-    ids, at = BPETokenizer(tokens[:size], merges[: size - 256]).encode(sentence), 0
-    for i, id in enumerate(ids):
-        width = len(tokens[id])
-        ax.barh(-row, width - 0.12, left=at + 0.06, height=0.72, color=TINTS[i % len(TINTS)])
-        ax.text(
-            at + width / 2,
-            -row,
-            tokens[id].decode().strip(),
-            ha="center",
-            va="center",
-            family="monospace",
-            fontsize=10,
-            fontweight="bold",
-            color="white",
-        )
-        at += width
-    ax.text(-1, -row, f"{size:,} tokens", ha="right", va="center")
-    ax.text(at + 1, -row, f"{len(ids)} ids", ha="left", va="center")
-ax.set(xlim=(-9, len(sentence) + 6), ylim=(-len(sizes) + 0.4, 0.6))
-ax.axis("off")
-fig.savefig(Path(__file__).parent / "_static" / "readme.svg", metadata={"Date": None})
+model, tok = load(TRAINED)
+records = read_records(TRAINED)
+band = np.genfromtxt(TRAINED / "band.csv", delimiter=",", names=True)
+fig = training_plot({"training": records}, floor_of(corpus("tales"), tok), band=band)
+fig.axes[1].set_ylabel("skill")
+fig.savefig(Path(__file__).parent / "_static" / "readme.png", dpi=140)
+
+tales = sample_tales(model, tok, n=64)
+print(fill(next(tale for tale in tales if valid_fraction([tale]) == 1), 100), end="\n\n")
+print(f"{valid_fraction(tales):.0%} of 64 tales are valid; {records[-1].steps} steps took {records[-1].seconds:.0f} s")
