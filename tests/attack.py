@@ -52,7 +52,7 @@ PLAN = {"steps": 6, "batch_size": 2, "save_every": 2, "eval_every": 3, "warmup":
 
 @dataclass
 class Table:
-    """What came of the cases of each kind; the cases that are WRONG are listed with what happened."""
+    """The outcomes of the cases of each kind; cases that went WRONG are listed with what happened."""
 
     counts: dict[str, Counter] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Table:
 
 @dataclass
 class Ended:
-    """How a child ended: its exit code, what it wrote on both channels, and what it must not have done."""
+    """How a child process ended: its exit code, its stdout and stderr, and what it did that it should not have done."""
 
     code: int
     out: str
@@ -86,7 +86,7 @@ class Ended:
 
 
 def session_members(session):
-    """The processes of a session that are alive."""
+    """The living processes of a session."""
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             state, *_, member = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[:4]
@@ -95,7 +95,7 @@ def session_members(session):
 
 
 def left_behind(session):
-    """How many processes of a session are still there after some seconds; they are ended."""
+    """Kill the processes of a session that still live after some seconds; returns how many there were."""
     for _ in range(10 * PATIENCE):
         if not (members := list(session_members(session))):
             return 0
@@ -107,7 +107,7 @@ def left_behind(session):
 
 
 def spawn(work, kill_after=None, number=signal.SIGKILL):
-    """Run `work` in a child, in a session and with an output of its own, and tell how it ended."""
+    """Run `work` in a child process with its own session and output; returns how it ended."""
     outputs = [os.memfd_create(name) for name in ("out", "err")]
     sys.stdout.flush()
     if not (pid := os.fork()):
@@ -157,14 +157,14 @@ def guarded(work, out, err):
 
 
 def brief():
-    """The exception at hand and the last lines of the package that it went through."""
+    """The current exception, and the last lines of the package in its traceback."""
     _, error, trace = sys.exc_info()
     lines = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(trace)]
     return f"{type(error).__name__}: {str(error):.300} in {' '.join(lines[-4:])}"
 
 
 def call(*words):
-    """A command in this process: its output and its errors; raise ValueError if it fails with a sentence."""
+    """Run a command in this process; returns its output and errors. Raises ValueError if it fails with a message."""
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", newline=""), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(list(map(str, words)))
@@ -194,12 +194,12 @@ class Place:
         self.tok = tg.BPETokenizer.train(tg.corpus(self.text).train, 280)
 
     def new(self, name="run"):
-        """The path of a folder that is not there."""
+        """The path of a folder that does not exist."""
         shutil.rmtree(path := self.folder / name, ignore_errors=True)
         return path
 
     def by_python(self, folder, resume=False):
-        """Train in Python, by a clock that is the same in every run; returns the records."""
+        """Train in Python, with a clock that is the same in every run; returns the records."""
         clock.perf_counter = map(float, itertools.count()).__next__
         plan = tg.TrainConfig(**PLAN)
         torch.manual_seed(plan.seed)
@@ -221,7 +221,7 @@ class Place:
 
 
 def go_on(train, folder):
-    """Resume a run, or begin it where it had not begun."""
+    """Resume a run, or start it if it has no checkpoint."""
     try:
         train(folder, resume=True)
     except ValueError:
@@ -244,7 +244,7 @@ def differing(now, right):
 
 
 def loaded(folder, variant=None):
-    """A checksum of what a folder loads as."""
+    """A checksum of the model and tokenizer that a folder loads as."""
     model, tok = tg.load(folder, variant=variant)
     content = [repr(model.config), tok and tok.encode(OTHER_TEXT), tok and tok.decode(range(tok.vocab_size))]
     found = hashlib.sha256(repr(content).encode())
@@ -257,7 +257,7 @@ def loaded(folder, variant=None):
 
 
 def kills(place, budget, table):
-    """Runs that are killed again and again until they are done; each kill counts."""
+    """Runs that are killed again and again until they finish; each kill is a case."""
     big = place.folder / "big.txt"
     big.write_text("".join(f"{i} and {i * i}\n" for i in range(30_000)))
 
@@ -294,7 +294,7 @@ def kills(place, budget, table):
 
 
 def operations(place, budget, table):
-    """What writes files fails at each operation in turn, and is then done again: nothing is lost, nothing left."""
+    """Make each file operation fail in turn, then repeat the work: nothing may be lost, and no file left over."""
     half = die_in_the_middle(place.by_python, place)
     place.save_model(old := place.new("old"), seed=2)
     first = {"tg.train": place.by_python, "tinygpt train": place.by_command, "resumed": partial(go_on, place.by_python),
@@ -335,7 +335,7 @@ def operations(place, budget, table):
 
 
 def prepare(place, like):
-    """The folder of a case: a copy of another one, or not there."""
+    """The folder of a case: a copy of another one, or a path that does not exist."""
     folder = place.new()
     if like:
         shutil.copytree(like, folder)
@@ -343,7 +343,7 @@ def prepare(place, like):
 
 
 def operations_of(work, folder):
-    """The numbered file operations of work on a folder that nothing disturbs."""
+    """The numbered file operations of undisturbed work on a folder."""
 
     def count():
         faults = Faults(folder).install()
@@ -383,7 +383,7 @@ VALUES = "null", "{}", "[]", "-1", "1e400", '""', '"' + "x" * 300_000 + '"', "0"
 
 
 def some_line(change):
-    """A damage that changes the lines of a text, at two places."""
+    """Damage that changes the lines of a text at two places."""
 
     def damage(raw, chance):
         lines = raw.splitlines(keepends=True)
@@ -406,7 +406,7 @@ def cut(raw, chance, most=64):
 
 
 def some_bytes(change, most=64):
-    """A damage that replaces some bytes."""
+    """Damage that replaces some bytes."""
 
     def damage(raw, chance):
         before, inner, after = cut(raw, chance, most)
@@ -480,7 +480,7 @@ def damage(folder, chance):
 
 
 def uses(place):
-    """What is done with a run folder: a function of it for each use, which returns what came out."""
+    """The uses of a run folder: for each, a function of the folder that returns the result."""
 
     def records(folder):
         found = place.by_python(folder, resume=True)
@@ -508,7 +508,7 @@ def uses(place):
 
 
 def use(function, folder, right=None, harmed=()):
-    """The outcome of using a folder, and what happened; `harmed` files may stay as they are."""
+    """The outcome of using a folder, and what happened; files in `harmed` may stay damaged."""
     before = snapshot(folder)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -532,7 +532,7 @@ def use(function, folder, right=None, harmed=()):
 
 
 def folders(place, budget, table):
-    """Damaged copies of a finished run and of one that died: each is refused, or as good as the whole one."""
+    """Damaged copies of a finished and of a killed run: each is refused, or works like the undamaged one."""
     bases = {"finished": place.new("finished"), "half": die_in_the_middle(place.by_command, place)}
     spawn(partial(place.by_command, bases["finished"]))
     right = {}
@@ -588,7 +588,7 @@ def folders(place, budget, table):
 
 
 def commands(place, budget, table):
-    """Command lines with arguments that are missing, wrong or hostile, and signals at any instant."""
+    """Command lines with missing, wrong or hostile arguments, and signals at random moments."""
     for case in budget.cases(len(misuse.COMMANDS) + 24):
         folder = place.new("misused")
         words, how = [*misuse.COMMANDS, *[("train", {})] * 24][case]
@@ -620,7 +620,7 @@ def commands(place, budget, table):
 
 
 def calls(place, budget, table):
-    """Calls with the mistakes that people make; each is refused, or comes out as expected."""
+    """Calls with common mistakes: each raises an error, or returns the expected result."""
     for case in budget.cases(len(misuse.CALLS)):
         source, errors = misuse.CALLS[case]
         folder = place.new("misused")

@@ -1,4 +1,4 @@
-"""Benchmarks, each against the library that does the same in the same run: python -m tests.bench NAME."""
+"""Benchmarks, each against a library in the same run: python -m tests.bench NAME."""
 
 import datetime
 import math
@@ -22,7 +22,7 @@ def seconds(function) -> float:
 
 
 def compare(tasks: dict, rounds: int) -> dict[str, list[float]]:
-    "Time each task once in every round, so that a busy moment of the machine meets all of them."
+    "Time each task once in every round, so that a busy machine slows all of them alike."
     times = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
@@ -248,7 +248,7 @@ def our_run(corpus, tok, shape: dict, train: dict, zeros: bool = True):
 
 
 def together(runs: dict) -> dict[str, tuple]:
-    "All runs to their ends, a twentieth of each in turns, so that a busy moment meets each of them: seconds and model."
+    "Run all to their ends, a twentieth of each in turn, so that a busy machine slows all alike: seconds and model."
     took, models = dict.fromkeys(runs, 0.0), {}
     for _ in range(20):
         for name, (run, steps) in runs.items():
@@ -300,7 +300,7 @@ def shakespeare():
 
 
 def tales():
-    "The recipe for tales against nanoGPT's for a CPU, step by step: so minutes can be told on a machine that is not there."
+    "The recipe for tales against nanoGPT's CPU recipe, step by step, to estimate its minutes on other machines."
     import torch
 
     from tinygpt import GPT, GPTConfig, Windows, corpus, encode_corpus, the_tokenizer

@@ -1,4 +1,4 @@
-"""What all tests share: notebooks compared strictly, reference data, and no test left out where none may be."""
+"""Shared by all tests: strict comparison of notebooks, reference data, and a mode in which no test may be skipped."""
 
 import functools
 import os
@@ -15,13 +15,13 @@ NOT_RUN = re.compile(r"(#\|.*\n)*#\|\s*eval:\s*false", re.I)
 
 
 def need(condition, what):
-    """Skip the running test, saying what it lacks, unless `condition` holds; the hooks below may forbid that."""
+    """Skip the running test unless `condition` holds, and say what is missing (the hooks below may forbid that)."""
     if not condition:
         pytest.skip(what)
 
 
 def copy_project(folder):
-    """Copy to `folder` what git has or would take in; trials there leave the project alone."""
+    """Copy the files that git tracks or would add to `folder`, so that a test can change them."""
     command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     need(listed.returncode == 0, "a git checkout of the project")
@@ -45,7 +45,7 @@ def reference():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Compare every cell of the notebooks, except those tagged nbval-ignore-output; leave out `#| eval: false`."""
+    """Compare the output of every notebook cell, except those tagged nbval-ignore-output; skip `#| eval: false`."""
     cells = [item for item in items if hasattr(item, "cell")]
     for item in cells:
         # nbval takes a cell without a count, as nbdev_clean leaves it, for one that was never run
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def forbid_skip(report):
-    """Where TINYGPT_NO_SKIP is set, a skipped test has failed."""
+    """If TINYGPT_NO_SKIP is set, report a skipped test as failed."""
     if NO_SKIP and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"TINYGPT_NO_SKIP is set, but: {reason}"
@@ -76,7 +76,7 @@ def pytest_make_collect_report():
 
 
 def pair_of_tests(check, right: dict, mistakes: list[tuple]):
-    """Two tests of a chapter's checks: what passes and what counts as not begun; and a diagnosis for each mistake alone."""
+    """Two tests of a chapter's checks: right and blank answers, and a diagnosis of its own for each mistake."""
     import torch
 
     @functools.cache

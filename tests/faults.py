@@ -1,4 +1,4 @@
-"""File operations that fail: at one of them the process dies, or from there on the disk is full."""
+"""Failing file operations: at a chosen one the process dies, or the disk is full from then on."""
 
 import builtins
 import errno
@@ -23,7 +23,7 @@ class Faults:
         self.met = []
 
     def meet(self, name, path, half=None, needs_space=True):
-        """Count an operation on a path, and fail if it is the one; `half` does half of it."""
+        """Count an operation on a path, and fail if it is the chosen one, perhaps after doing `half` of it."""
         if isinstance(path, int):
             path = os.readlink(f"/proc/self/fd/{path}")
         path = os.path.abspath(os.fspath(path))
@@ -40,7 +40,7 @@ class Faults:
             os._exit(DIED)
 
     def watched(self, name, needs_space=True, which=0):
-        """A function of os that is counted; its argument number `which` is the path."""
+        """A function of os whose calls are counted; its argument number `which` is the path."""
         real = getattr(os, name)
 
         def call(*args, **options):
@@ -50,7 +50,7 @@ class Faults:
         return call
 
     def install(self):
-        """Watch this process from now on."""
+        """Count the operations of this process from now on."""
         real_open, real_os_open, real_write, serialize = io.open, os.open, os.write, safetensors.serialize_file
 
         def open_file(path, mode="r", *args, **options):

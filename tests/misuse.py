@@ -1,4 +1,4 @@
-"""Command lines and calls with the mistakes that people make, and files that no one should be given."""
+"""Command lines and calls with common mistakes, and hostile files."""
 
 import gzip
 import io
@@ -68,13 +68,13 @@ def furnish(folder, place, words):
 
 
 def foreign(folder):
-    """Turn a run into a model of a kind that does not open here."""
+    """Turn a run into a model that tinygpt cannot load."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "llama\x1b[31m"}))
 
 
 def settings(change):
-    """A damage of a run: other settings for its command."""
+    """Damage a run: change the settings of its command."""
     return lambda folder: (folder / "command.yaml").write_text(change((folder / "command.yaml").read_text()))
 
 
@@ -183,7 +183,7 @@ def run(words, how, folder):
 
 
 def judge(code, err, codes=(0, 1, 2, 130, 141)):
-    """What is wrong with how a command ended; nothing if it is as documented."""
+    """What is wrong with how a command ended; empty if it behaved as documented."""
     lines = err.split("\n")
     if code not in codes:
         return f"exit code {code}, not {codes}"
@@ -198,7 +198,7 @@ OURS, PYTHON = (ValueError, OSError, ArithmeticError), (ValueError, OSError, Ari
 
 
 def names(folder):
-    """What the calls below may name."""
+    """The names that the calls below may use."""
     os.chdir(folder)
     model, tok = tg.load("run")
     text, plan = tg.corpus("text.txt"), tg.TrainConfig(steps=2, batch_size=2)

@@ -1,4 +1,4 @@
-"""Models on disk against transformers, in both directions, and against files that are not what they should be."""
+"""Saved models against transformers, in both directions, and with damaged or foreign files."""
 
 import json
 import math

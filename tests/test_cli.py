@@ -1,4 +1,4 @@
-"""The command line: every command with good input and bad, as a process and within this one."""
+"""The command line: every command with valid and invalid input, in this process and in a process of its own."""
 
 import codecs
 import contextlib
@@ -54,7 +54,7 @@ train: {batch_size: 2, save_every: 3, eval_every: 3}
 
 
 class Input(io.TextIOWrapper):
-    """What comes in, from a pipe or from somebody who types."""
+    """Standard input, from a pipe or typed."""
 
     def __init__(self, given=b"", typed=False):
         super().__init__(io.BytesIO(given), encoding="utf-8", newline="")
@@ -65,7 +65,7 @@ class Input(io.TextIOWrapper):
 
 
 def call(*words, given=b""):
-    """A command in this process: its exit code, and what it prints on both channels."""
+    """Run a command in this process; returns its exit code, stdout and stderr."""
     out, err, before = io.TextIOWrapper(io.BytesIO(), "utf-8", newline=""), io.StringIO(), sys.stdin
     try:
         sys.stdin = Input(given) if isinstance(given, bytes) else given
@@ -77,7 +77,7 @@ def call(*words, given=b""):
 
 
 def process(*words, given=b"", **how):
-    """A command in a process of its own."""
+    """Run a command in its own process."""
     command = [sys.executable, "-m", "tinygpt", *map(str, words)]
     done = subprocess.run(command, input=given, capture_output=True, timeout=60, **how)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
@@ -750,7 +750,7 @@ BAD = {  # words, exit code, what is said
 
 @pytest.fixture(scope="module")
 def litter(place):
-    """Files and folders that nothing can be done with."""
+    """Files and folders that no command can use."""
     folder = place[0]
     (folder / "empty.txt").write_bytes(b"")
     (folder / "short.txt").write_text("a short text")

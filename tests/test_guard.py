@@ -1,4 +1,4 @@
-"""What arguments must be: each refusal names what was given, and what would do."""
+"""Checks of arguments: each error shows the value given and says what would be valid."""
 
 import math
 from dataclasses import fields
@@ -140,7 +140,7 @@ def test_common_mistakes_end_in_a_sentence(name, parts, tmp_path, monkeypatch):
 
 def test_a_config_of_a_notebook_is_one(parts):
     class GPTConfig(tg.GPTConfig):
-        """The class of a reader who ran the chapter's cell."""
+        """A class that a reader defined by running the chapter's cell."""
 
     assert GPT(GPTConfig(50, n_layer=1)).config.n_layer == 1
 

@@ -1,4 +1,4 @@
-"""make and nbs/learn.py, as someone meets them who has only just cloned the course."""
+"""make and nbs/learn.py in a fresh clone of the course."""
 
 import importlib.util
 import json
@@ -66,7 +66,7 @@ def own(chapters):
 
 
 def again(chapters, **changed):
-    """What is said by another call after the course has changed these chapters (a, b)."""
+    """The messages of another call after the course has changed these chapters (a, b)."""
     for letter, text in changed.items():
         chapters.joinpath({"a": "01_a.ipynb", "b": "02_b.ipynb"}[letter]).write_text(text)
     return learn.copy(chapters, chapters.parent / "learn")
@@ -190,7 +190,7 @@ def test_copies_are_trusted_and_the_first_is_named(tmp_path):
 
 
 def clean_environment(tmp_path, **more):
-    """The environment without what pip, Jupyter or a make above this one put there, and with a home of its own."""
+    """The environment without settings of pip, Jupyter or an outer make, and with a home of its own."""
     (tmp_path / "home").mkdir(exist_ok=True)
     ours = re.compile(r"(MAKE|MFLAGS|GNUMAKE|PIP_|JUPYTER|IPYTHON|XDG_|VIRTUAL_ENV)|(ARGS|LEARN|PYTHON)$")
     kept = {name: value for name, value in os.environ.items() if not ours.match(name)}
@@ -222,7 +222,7 @@ def make(tmp_path):
 
 @pytest.fixture
 def calls(tmp_path):
-    """What the fake Python was asked since this was last called."""
+    """The calls of the fake Python since the last call of this."""
 
     def since():
         path = tmp_path / "calls"
@@ -248,7 +248,7 @@ def pretending(tmp_path, first):
 
 
 def one_sentence(result):
-    """The only line that is not make's own."""
+    """The only line of output that is not make's own."""
     status, printed = result
     lines = [line for line in printed.splitlines() if not re.match(r"g?make(\[\d+\])?: ", line)]
     assert status != 0 and len(lines) == 1 and "Traceback" not in printed, printed
@@ -365,7 +365,7 @@ def lab(tmp_path, command, folder, log, **more):
 
 
 def test_lab_shows_the_first_chapter(make, tmp_path):
-    """The whole way: make lab in a fresh copy, its page in a browser, the learner's own copy in it."""
+    """End to end: make lab in a fresh copy, and the learner's copy of the first chapter in a browser."""
     from playwright.sync_api import expect
 
     python = script(tmp_path / "bin" / "python", FAKE_PYTHON)
@@ -388,13 +388,14 @@ SOLUTION = "# Solution (click the ••• or this line to open it)"
 
 
 def test_sliders_and_solutions_in_lab(tmp_path):
-    """Arrow keys stay with a slider, an untrusted notebook says why it stands still, and a solution says how it opens."""
+    """Arrow keys move a slider, an untrusted one shows a hint, and a folded solution says how to open it."""
     import nbformat.v4 as v4
     from nbformat import write
     from playwright.sync_api import expect
     from tinygpt.show.pictures import Picture, slider
 
-    picture = slider([Picture(f"<p>picture {i}</p>", f"picture {i}") for i in range(3)], ["one", "two", "three"], "step")
+    frames = [Picture(f"<p>picture {i}</p>", f"picture {i}") for i in range(3)]
+    picture = slider(frames, ["one", "two", "three"], "step")
     shown = v4.new_output("display_data", {"text/html": picture.html})
     fold = {"jupyter": {"source_hidden": True}, "tags": ["solution"]}
     cells = [

@@ -70,7 +70,7 @@ def run(*command, **kwargs):
 
 
 def files_of(folder):
-    """The bytes of every file in a folder, but for what Python itself leaves there."""
+    """The bytes of every file in a folder, except what Python itself leaves there."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -79,7 +79,7 @@ def files_of(folder):
 
 
 def code_cells(path):
-    """Of each code cell of a notebook, its id and its lines."""
+    """The id and the lines of each code cell of a notebook."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return [(cell["id"], "".join(cell["source"]).splitlines()) for cell in cells if cell["cell_type"] == "code"]
 
@@ -208,7 +208,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_a_changed_output_fails(tmp_path):
-    """The comparison of notebooks that make test trusts in, tried on one that says 1 + 1 = 3."""
+    """The comparison of notebooks, tried on one that says 1 + 1 = 3."""
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
 
@@ -261,7 +261,7 @@ def test_a_changed_output_fails(tmp_path):
 
 
 def test_installs_alone(tmp_path):
-    """Into an empty environment, without a notebook or test tool, with all that is not Python too."""
+    """In an empty environment, without notebook or test tools, and with all files that are not Python."""
     project, env = copy_project(tmp_path / "a copy"), tmp_path / "env"
     run(sys.executable, "-m", "venv", env)
     python = env / ("Scripts" if sys.platform == "win32" else "bin") / "python"

@@ -1,4 +1,4 @@
-"""Files that are no files, JSON and YAML that grow without bound, and every other text that a file may hold."""
+"""Reading files: pipes and devices, JSON and YAML that would grow without bound, and damaged text."""
 
 import json
 import os
@@ -26,7 +26,7 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 
 
 def peak_of(parse, raw):
-    "What a process says that parses this, and the most memory that it took, in kB."
+    "The output of a process that parses this, and its peak memory in kB."
     need(Path("/proc/self/status").exists(), "/proc")
     ask = [sys.executable, "-c", GROW.format(parse=parse, raw=raw)]
     *said, peak = subprocess.run(ask, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
@@ -34,7 +34,7 @@ def peak_of(parse, raw):
 
 
 def not_files(folder):
-    "What has a path, but is not a regular file."
+    "Paths that are not regular files."
     os.mkfifo(folder / "pipe")
     return folder, folder / "pipe", Path("/dev/zero"), Path("/dev/null")
 
@@ -98,7 +98,7 @@ def test_json_is_unique_and_shallow():
 
 
 def bomb(levels):
-    "Lists of ten lists of the last, each by its name: a gigabyte of values in a few hundred bytes."
+    "Lists of ten references to the list before: a gigabyte of values in a few hundred bytes."
     names = [f"&a{i} [{', '.join([f'*a{i - 1}'] * 10) if i else 'x'}]" for i in range(levels)]
     return "\n".join(f"k{i}: {name}" for i, name in enumerate(names)).encode()
 

@@ -1,4 +1,4 @@
-"""The code of the README and of the site's own pages runs as it stands there."""
+"""The code in the README and on the site's own pages runs as shown."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The folder of a run: nothing is replaced, resumed with another text, or read once it is damaged, without a word."""
+"""The folder of a run: overwriting it, resuming with another text and damaged files give errors or warnings."""
 
 import json
 import os

@@ -26,7 +26,7 @@ SLIDER = """<div id="replay"><input type="range" min="0" max="1" value="0" aria-
 
 
 def sample():
-    """A chapter with everything that a chapter may use, whatever those in nbs/ use today."""
+    """A chapter with everything that a chapter may use, independent of those in nbs/."""
 
     def code(source, *outputs, **metadata):
         return v4.new_code_cell(source, outputs=list(outputs), metadata=metadata)
@@ -82,7 +82,7 @@ def site(project):
 
 @pytest.fixture(scope="module")
 def address(site):
-    """Where the site is served, on this machine only."""
+    """The address of a local server for the site."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
@@ -108,7 +108,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """Opens a page of the site; in the end nothing may have failed, and no other host have been asked."""
+    """Opens a page of the site; fails if the page reports an error or asks another host."""
     pages, wrong = {}, []
 
     def answer(route):
@@ -138,7 +138,7 @@ def chapters(project):
 
 
 def brightness(page):
-    """How bright the page's ground is, from 0 to 255."""
+    """How bright the page's background is, from 0 to 255."""
     return max(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
 
 

@@ -1,4 +1,4 @@
-"""Texts from the network, with every fault a local server can show, and texts on disk, with every fault of theirs."""
+"""Texts from the network and from disk, with every fault that a local server or a file can have."""
 
 import gzip
 import hashlib
@@ -40,7 +40,7 @@ assert pooch and requests  # loaded before a test gives up its rights
 
 
 class Answer(BaseHTTPRequestHandler):
-    """Answers as the first of the server's plans says, and keeps the last one."""
+    """Answers by the first of the server's plans, and keeps the last one."""
 
     def do_GET(self):
         plans = self.server.plans
@@ -111,7 +111,7 @@ def status(number, **headers):
 
 @pytest.fixture
 def serve():
-    """A server on this machine that answers by plans, one after the other; it gives its address."""
+    """A local server that answers by plans, one after the other; yields its address."""
     servers = []
 
     def start(*plans):
@@ -131,7 +131,7 @@ def serve():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of the test's own, and no way round the local server."""
+    """A cache for the test, and no proxy around the local server."""
     monkeypatch.setenv("TINYGPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,nowhere.invalid")
     return tmp_path / "cache"
@@ -139,7 +139,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def nobody():
-    """For the length of a block the rights of nobody, where the test would have those of root."""
+    """Drop root's rights inside the block."""
     need(hasattr(os, "seteuid"), "a system with users")
 
     @contextmanager
@@ -155,7 +155,7 @@ def nobody():
 
 
 def dead_port():
-    """A port of this machine where nobody listens."""
+    """A local port on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

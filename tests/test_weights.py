@@ -1,4 +1,4 @@
-"""Weights: as safetensors and transformers read and write them, and every damage, lie and missing part found."""
+"""Weights against safetensors and transformers; every damaged, false or missing part is found."""
 
 import hashlib
 import io
@@ -35,12 +35,12 @@ quick = settings(deadline=None, max_examples=60)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder for one example after the other."""
+    """A folder that all examples share."""
     return tmp_path_factory.mktemp("weights")
 
 
 def same(got, expected):
-    """To the bit, so that 0.0 is not -0.0."""
+    """Equal to the bit: 0.0 is not -0.0."""
     assert got.keys() == expected.keys()
     for name in got:
         left, right = got[name].detach(), expected[name].detach()
@@ -80,7 +80,7 @@ a_kind = st.sampled_from(list(KINDS))
 
 
 def laid_out(shape, kind, layout, seed):
-    """Random numbers that lie in memory in one way or another."""
+    """Random numbers with different memory layouts."""
     numbers = torch.randn(*shape, 2, generator=torch.Generator().manual_seed(seed)).to(kind)
     if layout == "strided":
         return numbers[..., 0]
@@ -300,7 +300,7 @@ def test_what_is_not_written(tmp_path):
 
 @pytest.fixture
 def small_files():
-    """Files may not grow beyond so many bytes, as where a disk is full."""
+    """Limit the size of files, as if the disk were full."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -409,7 +409,7 @@ def test_damage_is_found_or_does_not_matter(place, undamaged, edits):
 
 
 def test_every_bit(place):
-    """One bit after the other: those of the numbers are all found, and none changes a number in silence."""
+    """Flip one bit after the other: every change of a number is found."""
     tensors = {"a": torch.tensor([[1.5, -2.0]]), "b": torch.tensor([3.0, 0.1]).bfloat16()}
     write_weights(place, tensors)
     raw = (place / "model.safetensors").read_bytes()
@@ -515,7 +515,7 @@ def test_each_damage_has_its_sentence(tmp_path, name):
 
 
 def test_what_a_header_claims_is_not_allocated(tmp_path):
-    """With little memory to be had, the claims of terabytes are still found to be false."""
+    """With little memory, false claims of terabytes are still found."""
     claims = {name: DAMAGE[name][0] for name in ("terabytes of header", "all the header", "terabytes of numbers")}
     limits = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -819,7 +819,7 @@ def drops(answer):
 
 @pytest.fixture
 def at(monkeypatch, tmp_path):
-    """Where the hub is, for a while; with a folder of the test's own to stand in."""
+    """Let the hub's address be a local server, in a folder of its own."""
 
     def move(url):
         monkeypatch.setattr(constants, "ENDPOINT", url)
