@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 from itertools import chain
 from operator import add
 from pathlib import Path
-from . import guard
+from . import guard  # each guard returns its argument, or raises a readable error
 from .engine.splitting import GPT4_SPLIT, as_texts, compile_split, count_chunks, parts, special_pattern
 from .io import tokenizer_files
 
@@ -65,7 +65,7 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def train(cls, text: str | Iterable[str]) -> "CharTokenizer":
         "Collect the characters of a text or a corpus."
-        return cls(sorted(set().union(*as_texts(guard.training_text(text)))))
+        return cls(sorted(set().union(*as_texts(guard.training_text(text)))))  # as_texts: one text or many
 
     def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
         "Yield the ids of all texts, one after the other."
@@ -84,6 +84,7 @@ class PairCounts:
 
     def __init__(self, counts: Counter):
         symbols = {byte: i for i, byte in enumerate(BYTES)}
+        # latin1 turns each byte into the character with its number; translate renumbers these in the order of BYTES
         self.chunks = [chunk.encode().decode("latin1").translate(symbols) for chunk in counts]
         self.times = list(counts.values())
         self.total, self.where = defaultdict(int), defaultdict(list)
@@ -111,6 +112,7 @@ class PairCounts:
                     self.total[right + tail[0]] -= self.times[i]
                     created.add(self.count(new + tail[0], i))
         del self.total[pair]
+        # a created pair may be gone again when the next occurrence is merged
         return {pair for pair in created if self.total[pair]}
 
 # %% ../nbs/01_tokenizer.ipynb #learn-merges
@@ -138,12 +140,13 @@ def apply_merges(chunk: str, merges: dict[str, tuple[int, str, str]]) -> str:
     "Apply merges (pair -> its rank, the pair, the new symbol) to a chunk, in the order of their ranks."
     todo = {merges[pair] for pair in map(add, chunk, chunk[1:]) if pair in merges}
     while todo:
-        _, pair, new = first = min(todo)
+        first = min(todo)  # the one with the lowest rank
+        _, pair, new = first
         todo.remove(first)
         chunk = chunk.replace(pair, new)
         at = chunk.find(new)
         while at >= 0:
-            for near in chunk[at - 1 : at + 1], chunk[at : at + 2]:
+            for near in chunk[at - 1 : at + 1], chunk[at : at + 2]:  # with at = 0, the first is not a pair
                 if near in merges:
                     todo.add(merges[near])
             at = chunk.find(new, at + 1)
@@ -158,14 +161,15 @@ class BPETokenizer(Tokenizer):
                  pattern: str | None = GPT4_SPLIT, normalizer: str | None = None):
         super().__init__(tokens)
         self.merges, self.special_tokens = merges, special_tokens or {}
-        self.pattern, self.normalizer, self.split = pattern, normalizer, compile_split(pattern)
+        self.pattern, self.split = pattern, compile_split(pattern)
+        self.normalizer = normalizer  # None, except in files of other tokenizers
         special_ids = set(self.special_tokens.values())
-        self.words = tokenizer_files.spell(tokens, special_ids)
+        self.words = tokenizer_files.spell(tokens, special_ids)  # the tokens as tokenizer.json spells them
         symbol_of = {token: chr(i) for i, token in enumerate(tokens) if i not in special_ids}
         self.symbols = {byte: symbol_of.get(bytes([byte])) for byte in range(256)}
         steps = [(chr(left) + chr(right), symbol_of[tokens[left] + tokens[right]]) for left, right in merges]
         self.ranked = {pair: (rank, pair, new) for rank, (pair, new) in enumerate(steps)}
-        self.known, self.room = {}, 0  # chunk -> ids, and for how many more characters of chunks there is room
+        self.known, self.room = {}, 0  # chunk -> ids, and how many more characters of chunks have room
 
     @classmethod
     def train(cls, text: str | Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (),
@@ -186,12 +190,12 @@ class BPETokenizer(Tokenizer):
     def encode_text(self, text: str) -> Iterator[int]:
         "The ids of a text without special tokens; each distinct chunk is encoded only once."
         if self.room <= 0:
-            self.known, self.room = {}, 1 << 21
+            self.known, self.room = {}, 2**21  # empty the memory after about two million characters
         chunks, known = self.split(text), self.known
         for chunk in set(chunks).difference(known):
             known[chunk] = self.chunk_ids(chunk)
             self.room -= len(chunk)
-        return chain.from_iterable(map(known.__getitem__, chunks))
+        return chain.from_iterable(known[chunk] for chunk in chunks)
 
     def encode_iterable(self, texts: Iterable[str], allowed_special: str | Iterable[str] = ()) -> Iterator[int]:
         "Yield the ids of all texts joined, with the special tokens that are allowed (a list, or 'all')."

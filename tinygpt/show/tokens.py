@@ -27,7 +27,8 @@ def text_to_ids(tok, text: str):
         at = 0
         for i, piece in enumerate(pieces):
             end = at + len(piece if isinstance(piece, bytes) else piece.encode())
-            box(ax, at, end, -row, label(i), TINTS[i % len(TINTS)] if tinted else None, size)
+            narrow = len(label(i)) > 2 * (end - at)  # three digits in the box of one byte
+            box(ax, at, end, -row, label(i), TINTS[i % len(TINTS)] if tinted else None, 6 if narrow else size)
             at = end
     chunks, ids, width = tok.split(text), tok.encode(text), len(text.encode())
     tokens = [tok.token_bytes(i) for i in ids]
