@@ -62,16 +62,16 @@ class Muon(torch.optim.Optimizer):
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
-    def add_param_group(self, group: dict):
+    def add_param_group(self, group: dict):  # PyTorch calls this for each group
         super().add_param_group(group)
-        guard.muon_group(self.param_groups[-1])
+        guard.muon_group(self.param_groups[-1])  # ValueError unless all are matrices and the rates make sense
 
     def nesterov(self, p: Tensor, momentum: float) -> Tensor:
         "Nesterov momentum: the gradient, mixed with the running average of gradients."
         if not self.state[p]:
             self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        average = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(average, momentum)
+        average = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)  # in place
+        return p.grad.lerp(average, momentum)  # a.lerp(b, x) is (1 - x) * a + x * b
 
     @torch.no_grad()
     def step(self):
@@ -84,9 +84,9 @@ class Muon(torch.optim.Optimizer):
                     p.mul_(1 - lr * decay).sub_(update, alpha=lr * max(1, rows / columns) ** 0.5)
 
 # %% ../nbs/09_optim.ipynb #build-optimizers
-LEARNING_RATES = {  # of matrices, embeddings and vectors
-    "muon": (0.015, 0.02, 0.01),
-    "adamw": (0.003, 0.01, 0.01),
+LEARNING_RATES = {
+    "muon": {"matrices": 0.015, "embeddings": 0.02, "vectors": 0.01},
+    "adamw": {"matrices": 0.003, "embeddings": 0.01, "vectors": 0.01},
 }
 
 def build_optimizers(
@@ -102,13 +102,21 @@ def build_optimizers(
     "The optimizers of a model: Muon for its matrices and AdamW for the rest, or AdamW for all."
     guard.choice("optimizer", optimizer, LEARNING_RATES)
     guard.rates(lr=lr, embedding_lr=embedding_lr, vector_lr=vector_lr, weight_decay=weight_decay)
-    defaults = (lr, lr, lr) if optimizer == "adamw" and lr is not None else LEARNING_RATES[optimizer]
-    rates = [default if rate is None else rate for rate, default in zip((lr, embedding_lr, vector_lr), defaults)]
-    settings = zip(parameter_groups(model).values(), rates, (weight_decay, weight_decay, 0.0))
-    matrices, *others = [{"params": params, "lr": rate, "weight_decay": decay} for params, rate, decay in settings]
+    given = {"matrices": lr, "embeddings": embedding_lr, "vectors": vector_lr}
+    groups = {}
+    for kind, params in parameter_groups(model).items():
+        rate = given[kind]
+        if rate is None and optimizer == "adamw":
+            rate = lr
+        if rate is None:
+            rate = LEARNING_RATES[optimizer][kind]
+        decay = 0.0 if kind == "vectors" else weight_decay
+        groups[kind] = {"params": params, "lr": rate, "weight_decay": decay}
     if optimizer == "adamw":
-        return [torch.optim.AdamW([matrices, *others], betas=betas, fused=True)]
-    return [Muon([matrices], rates[0], momentum), torch.optim.AdamW(others, betas=betas, fused=True)]
+        return [torch.optim.AdamW(list(groups.values()), betas=betas, fused=True)]
+    matrices = groups.pop("matrices")
+    others = torch.optim.AdamW(list(groups.values()), betas=betas, fused=True)
+    return [Muon([matrices], matrices["lr"], momentum), others]
 
 # %% ../nbs/09_optim.ipynb #schedules
 def warmup_cosine(
