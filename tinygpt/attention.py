@@ -24,6 +24,7 @@ def causal_mask(
     device: torch.device | None = None,
 ) -> Tensor:
     "True where a query may attend: to itself and to earlier tokens, as far as the attention mask allows."
+    # query i is the token of key i + n_keys - n_queries, and that key is the last one it may see
     causal = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
     return causal if attention_mask is None else causal & attention_mask
 
@@ -39,7 +40,8 @@ def attention_weights(
     attention_mask: Tensor | None = None,  # true where attention is allowed, (T, S) or (B, 1, T, S)
 ) -> Tensor:
     "Softmax of the scaled dot products of queries and keys, (B, H, T, S), with 0 for masked keys."
-    (H, T, D), S = query.shape[-3:], key.shape[-2]
+    H, T, D = query.shape[-3:]  # T queries
+    S = key.shape[-2]  # S keys: more than T once a cache is used
     allowed = causal_mask(T, S, attention_mask, query.device)
     scores = query @ repeat_kv(key, H).mT / math.sqrt(D)  # (B, H, T, S)
     weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
@@ -60,7 +62,7 @@ class Attention(nn.Module):
         qk_norm: Callable[[int], nn.Module] = nn.Identity,  # makes the norm of the queries, and of the keys
     ):
         super().__init__()
-        guard.heads(n_embd, n_head, n_kv_head, head_dim)
+        guard.heads(n_embd, n_head, n_kv_head, head_dim)  # a readable error if they do not fit
         n_kv_head, head_dim = n_kv_head or n_head, head_dim or n_embd // n_head
         self.n_head, self.n_kv_head, self.head_dim, self.dropout = n_head, n_kv_head, head_dim, dropout
         self.query = nn.Linear(n_embd, n_head * head_dim, bias)

@@ -26,8 +26,8 @@ def rotation(
     "Rotary position embedding (RoPE): a function that rotates queries or keys, (B, H, T, D), by their positions."
     if head_dim % 2:
         raise ValueError(f"head_dim={head_dim} cannot be split into pairs: choose an even one, such as {head_dim + 1}")
-    pair = torch.arange(0.0, head_dim, 2, dtype=torch.float32, device=positions.device)
-    angles = positions[..., None] / base ** (pair / head_dim)  # (..., T, D/2), in float32
+    i = torch.arange(head_dim // 2, dtype=torch.float32, device=positions.device)
+    angles = positions[..., None] / base ** (2 * i / head_dim)  # (..., T, D/2), in float32
     if positions.dim() == 2:
         angles = angles[:, None]  # (B, 1, T, D/2): the same for all heads
     cos, sin = angles.cos(), angles.sin()
