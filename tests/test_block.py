@@ -1,7 +1,9 @@
-"""Chapter 07: MLP and Block are what transformers and a few lines of arithmetic say, at any size."""
+"""MLP and Block are what transformers and a few lines of arithmetic say, at any size."""
 
 import copy
+import csv
 import inspect
+from itertools import product
 
 import pytest
 import torch
@@ -13,10 +15,12 @@ from transformers import GPT2Config, Qwen3Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Block
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3MLP, Qwen3RotaryEmbedding
 
+from tests.block_runs import RATES, ROOT, SEEDS, Stack, post_norm, pre_norm
 from tinygpt.attention import Attention
 from tinygpt.block import MLP, MLPS, Block, SwiGLU
 from tinygpt.cache import KVCache
 from tinygpt.positions import rotation
+from tinygpt.show.training import recorded_ladder
 
 KINDS = pytest.mark.parametrize("kind", ["swiglu", "gelu"])
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 12), st.integers(1, 20))
@@ -381,3 +385,35 @@ def test_the_default_widths_give_about_eight_squares_of_weights():
             weights = sum(p.numel() for p in make(n_embd, width(n_embd)).parameters())
             assert 0.9 < weights / (8 * n_embd**2) <= 1, kind
     assert MLPS["gelu"][1](128) == 512 and MLPS["swiglu"][1](128) == 336 and MLPS["swiglu"][1](4) == 16
+
+
+# The sweep of the chapter
+
+
+def test_the_recorded_sweep_is_that_of_the_command_and_says_what_the_chapter_says():
+    with open(ROOT / "data" / "block-runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses = {(row["model"], float(row["lr"]), int(row["seed"])): float(row["val_loss"]) for row in rows}
+    without = [("depth without MLP", 0.01, seed) for seed in SEEDS]
+    assert list(losses) == without + list(product(["post-norm", "pre-norm"], RATES, SEEDS))
+    middle = {key: sorted(losses[*key, seed] for seed in SEEDS)[1] for key in product(["post-norm", "pre-norm"], RATES)}
+    best = {norm: min(RATES, key=lambda lr: middle[norm, lr]) for norm in ("pre-norm", "post-norm")}
+    assert best == {"pre-norm": 0.01, "post-norm": 0.003}
+    assert all(abs(middle["pre-norm", lr] - middle["post-norm", lr]) < 0.1 for lr in RATES if lr <= 0.003)
+    assert middle["pre-norm", 0.01] < middle["post-norm", 0.003] - 0.3 and middle["post-norm", 0.01] > 5
+    assert max(recorded_ladder()["depth"]) < min(losses[run] for run in without)
+
+
+def test_both_stacks_of_the_sweep_begin_alike():
+    stacks = []
+    for layer in pre_norm, post_norm:
+        torch.manual_seed(0)
+        stacks.append(Stack(layer, 20, n_layer=2))
+    pre, post = stacks
+    assert all(p.equal(q) for p, q in zip(pre.parameters(), post.parameters()))
+    ids = torch.randint(20, (2, 5))
+    assert not pre(ids).allclose(post(ids))
+    x, (attention, mlp, norm1, norm2) = torch.randn(2, 5, 64), pre.layers[0]
+    block = Block(attention, mlp, lambda norms=iter([norm1, norm2]): next(norms))
+    rope = rotation(torch.arange(5), 16)
+    assert pre_norm(x, attention, mlp, norm1, norm2, rope).equal(block(x, rope))

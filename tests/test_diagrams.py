@@ -10,8 +10,9 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from tinygpt.show.diagram import data_flow, parameter_map
+from tinygpt.show.diagram import data_flow, parameter_map, printed
 from tinygpt.gpt import GPT, GPTConfig
+from tinygpt.tales import the_tokenizer
 from tinygpt.tokenizer import CharTokenizer
 
 matplotlib.use("agg")
@@ -154,6 +155,14 @@ def test_maps_are_what_the_first_layer_looked_at(tok):
         for head, image in enumerate(images):
             drawn = torch.tensor(image.get_array().filled(0.0))
             assert drawn.allclose(weights[0][0, head], atol=1e-6) and drawn[0, 0] == 1
+
+
+def test_no_token_is_unreadable():
+    tok = the_tokenizer()
+    names = printed(tok, range(tok.vocab_size + 2))
+    assert all(name.isprintable() and name and "\ufffd" not in name for name in names)
+    (pieces,) = ["".join(printed(tok, tok.encode("é\x07")))]
+    assert pieces == r"\xc3\xa9\x07" and names[-1] == f"id {tok.vocab_size + 1}"
 
 
 def test_a_long_text_shows_its_ends(tok):

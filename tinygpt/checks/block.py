@@ -1,4 +1,4 @@
-"""Checks for chapter 07: each typical mistake has a diagnosis of its own."""
+"""Checks of the chapter Block: each typical mistake has its own diagnosis."""
 
 import math
 
@@ -31,64 +31,67 @@ def _of_one_norm(answer, args: tuple):
     seen = x - x.mean(-1, keepdim=True) if centered else x  # what is squared
     right, plain = _norm(x, gain, eps, centered), _norm(x, torch.ones(4), eps, centered)
     square = seen.square().mean(-1, keepdim=True)
-    got, size = tensor(answer, *args, shape=tuple(x.shape)), "spread" if centered else "size"
+    got, size = tensor(answer, *args, shape=tuple(x.shape)), "standard deviation" if centered else "root mean square"
     y = got / gain - (got / gain).mean(-1, keepdim=True) if centered else got / gain
     sizes = y.square().mean(-1).sqrt()  # (B, T): each should be 1
     b, t = divmod((sizes - 1).abs().nan_to_num(torch.inf).argmax().item(), x.shape[1])
-    where = f"token {t} of text {b} has the {size} {sizes[b, t]:.2f} before the gain, and each should have 1. "
+    where = f"Before the gain, token {t} of text {b} has the {size} {sizes[b, t]:.2f}; it should be 1."
     axes = [
-        (-2, "You went over time, dim=-2: so a token is measured by others, even by those to come."),
-        (0, "You went over the batch, dim=0: so a text is measured by others that happen to stand beside it."),
-        ((-2, -1), "You measured each text as a whole. Each token is normalised by itself: dim=-1."),
-        ((0, 1), "You measured each column over all texts and tokens. Each token is normalised by itself: dim=-1."),
-        (None, "You took all numbers at once. Each token is normalised by itself: dim=-1."),
+        (-2, "You averaged over time (dim=-2), so each token depends on others, even on later ones."),
+        (0, "You averaged over the batch (dim=0), so each text depends on the others in the batch."),
+        ((-2, -1), "You averaged over each whole text. Each token is normalised on its own."),
+        ((0, 1), "You averaged each column over all texts and tokens. Each token is normalised on its own."),
+        (None, "You averaged over all numbers at once. Each token is normalised on its own."),
     ]
-    axes = [(_norm(x, gain, eps, centered, dim), where.capitalize() + words) for dim, words in axes]
+    axes = [(_norm(x, gain, eps, centered, dim), f"{words} {where}") for dim, words in axes]
     picture = _differing(got[0], right[0])
     if any(same(got, wrong) for wrong, _ in axes):
         picture = _differing(got[b], right[b])
     mistakes = [
-        (plain, "The gain is missing: multiply by it at the end."),
-        (plain + gain, "The gain was added. It is a factor: multiply by it."),
-        (plain / gain, "It was divided by the gain. Multiply by it."),
-        (seen / (square + eps) * gain, f"The root is missing: it was divided by the mean square, not by the {size}."),
+        (plain, "The gain is missing."),
+        (plain + gain, "The gain was added, but it is a factor."),
+        (plain / gain, "The result was divided by the gain."),
+        (seen / (square + eps) * gain, f"The root is missing: you divided by the mean square, not by the {size}."),
         (
             seen * (square + eps).sqrt() * gain,
-            f"It was multiplied by the {size}, so what is large gets larger. Divide.",
+            f"You multiplied by the {size}, so large numbers get larger.",
         ),
         (
             seen / (4 * square + eps).sqrt() * gain,
-            "Under the root stands the sum of squares, not their mean: the more numbers, the smaller they come out.",
+            "You used the sum of squares instead of their mean, so a longer vector gives smaller numbers.",
         ),
-        (seen / (seen.abs().mean(-1, keepdim=True) + eps) * gain, "That is the mean of absolute values. Square first."),
+        (
+            seen / (seen.abs().mean(-1, keepdim=True) + eps) * gain,
+            "You divided by the mean of the absolute values. These norms use squares.",
+        ),
     ]
     if centered:
         mistakes += [
-            (_norm(x, gain, eps, False), "The mean is still there: with `centered`, it is taken away first."),
+            (_norm(x, gain, eps, False), "The mean was not subtracted, although `centered` is true."),
             (
                 seen / (x.square().mean(-1, keepdim=True) + eps).sqrt() * gain,
-                "The mean was taken away, but the spread was measured with the mean still in it.",
+                "The mean was subtracted, but the squares were taken before that.",
             ),
             (
                 x / (square + eps).sqrt() * gain,
-                "The spread was measured around the mean, but the mean itself was left in the numbers.",
+                "You divided by the right number, but the mean was not subtracted from x.",
             ),
             (
                 _norm(x, gain, eps, True, correction=1),
-                "That is the variance with n - 1, which `var` and `std` take unless told otherwise. Divide by n.",
+                "That is the variance with n - 1 (the default of `var` and `std`). A norm divides by n.",
             ),
-            (seen * gain, "The mean was taken away, and nothing was divided by the spread."),
+            (seen * gain, "The mean was subtracted, but nothing was divided."),
         ]
     else:
         mistakes += [
-            (_norm(x, gain, eps, True), "The mean was taken away: that is a LayerNorm. Without `centered`, leave it."),
+            (_norm(x, gain, eps, True), "The mean was subtracted although `centered` is false: that is a LayerNorm."),
             (
                 x / (x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True).add(eps).sqrt() * gain,
-                "It was divided by the spread around the mean. An RMSNorm knows no mean: take the squares of x itself.",
+                "You divided by the standard deviation. An RMSNorm does not use the mean at all.",
             ),
         ]
     kind = "LayerNorm" if centered else "RMSNorm"
-    diagnose(answer, args, got, right, axes + mistakes, f"what {kind} makes of x", picture)
+    diagnose(answer, args, got, right, axes + mistakes, f"the {kind} of x", picture)
 
 
 @checks
@@ -109,22 +112,22 @@ def normalize(answer):
         x, g = torch.tensor(tiny), torch.tensor(gain)
         seen, right = x - x.mean(-1, keepdim=True) if centered else x, _norm(x, g, eps, centered)
         size = seen.square().mean(-1, keepdim=True).sqrt()
-        said = "Your norm is right for ordinary numbers. But where they are tiny, eps decides: "
+        said = "Your norm is right for ordinary numbers, but not for tiny ones, where eps matters. "
         mistakes = [
-            (seen / (size + eps) * g, said + "it belongs under the root, beside the mean square, not beside the root."),
-            (seen / size * g, said + "without it, a token of zeros would be 0 / 0. Add it under the root."),
+            (seen / (size + eps) * g, said + "You added eps to the root, not under it."),
+            (seen / size * g, said + "Without eps, a token of zeros gives 0 / 0."),
             (
                 seen / (size**2).clamp(min=eps).sqrt() * g,
-                said + "it is added under the root, not put in place of what is smaller.",
+                said + "eps is added to the mean square; it does not replace smaller values.",
             ),
-            (seen / (size**2 + eps**2).sqrt() * g, said + "it was squared. Add eps itself, under the root."),
-            (seen / (size + eps**0.5) * g, said + "its root was added to the root. Add it first, then take the root."),
-            (seen / (size**2 + 1e-6).sqrt() * g, said + "take the eps that is given, here 0.002, not one of your own."),
-            (seen / (size**2 + 1e-5).sqrt() * g, said + "take the eps that is given, here 0.002, not one of your own."),
+            (seen / (size**2 + eps**2).sqrt() * g, said + "You added the square of eps."),
+            (seen / (size + eps**0.5) * g, said + "You took the root of eps separately."),
+            (seen / (size**2 + 1e-6).sqrt() * g, said + "Use the eps that is passed in, here 0.002."),
+            (seen / (size**2 + 1e-5).sqrt() * g, said + "Use the eps that is passed in, here 0.002."),
         ]
         got = tensor(answer, *args, shape=(1, 1, 4))
-        diagnose(answer, args, got, right, mistakes, "what comes of tiny numbers", _differing(got[0], right[0]))
-    return "Each token by itself, and safe with zeros. The two norms differ in one line."
+        diagnose(answer, args, got, right, mistakes, "the norm of tiny numbers", _differing(got[0], right[0]))
+    return "Each token is normalised on its own, and zeros are safe. The two norms differ in one line."
 
 
 @checks
@@ -139,39 +142,38 @@ def swiglu(answer):
     a, b = (torch.tensor(x) @ torch.tensor(matrix).T for matrix in (gate, up))  # (T, hidden)
     back, silu = torch.tensor(down).T, F.silu
     mistakes = [
-        (a * silu(b) @ back, "Gate and up are exchanged: SiLU bends x @ gate.T, and x @ up.T stays straight."),
-        (silu(a) * silu(b) @ back, "SiLU stands on both. It belongs to the gate alone: x @ up.T stays straight."),
-        (a * b @ back, "Nothing is bent: SiLU belongs to the gate, before the two are multiplied."),
-        (a.sigmoid() * b @ back, "That is the sigmoid at the gate. SiLU is the number itself times its sigmoid."),
-        (a * b.sigmoid() @ back, "That is the sigmoid of x @ up.T. SiLU bends the gate, and is a * sigmoid(a)."),
-        (silu(a * b) @ back, "SiLU bends the product. It belongs to the gate, before the two are multiplied."),
-        ((silu(a) + b) @ back, "The two were added. A gate multiplies."),
-        (silu(-a) * b @ back, "The sign is turned: SiLU(a) is a / (1 + exp(-a)), positive where a is."),
-        (-silu(-a) * b @ back, "That is a / (1 + exp(a)), open where it should be closed. The exponent is -a."),
-        (a.relu() * b @ back, "That is ReLU at the gate. SiLU is round: a / (1 + exp(-a))."),
-        (a.tanh() * b @ back, "That is tanh at the gate. SiLU is a / (1 + exp(-a))."),
-        (F.gelu(a) * b @ back, "That is GELU at the gate. SiLU is a / (1 + exp(-a))."),
-        (F.gelu(a, approximate="tanh") * b @ back, "That is GELU at the gate. SiLU is a / (1 + exp(-a))."),
-        (silu(a) @ back, "x @ up.T is missing: what the gate lets pass is what comes from there."),
-        (b @ back, "The gate is missing: multiply by SiLU of x @ gate.T."),
-        (silu(b) @ back, "The gate is missing, and x @ up.T is bent: that is a network of two matrices."),
+        (a * silu(b) @ back, "Gate and up are swapped: SiLU belongs to the gate."),
+        (silu(a) * silu(b) @ back, "SiLU was applied to both. Only the gate has an activation function."),
+        (a * b @ back, "There is no activation function: apply SiLU to the gate."),
+        (a.sigmoid() * b @ back, "The gate has the sigmoid alone. SiLU multiplies it by the number itself."),
+        (a * b.sigmoid() @ back, "The sigmoid was applied to x @ up.T. SiLU belongs to the gate."),
+        (silu(a * b) @ back, "SiLU was applied to the product. It belongs to the gate, before the multiplication."),
+        ((silu(a) + b) @ back, "The two were added, but a gate multiplies."),
+        (silu(-a) * b @ back, "The gate has the wrong sign: SiLU(a) is positive where a is positive."),
+        (-silu(-a) * b @ back, "The gate is open where it should be closed: check the sign of the exponent."),
+        (a.relu() * b @ back, "The gate has ReLU, not SiLU."),
+        (a.tanh() * b @ back, "The gate has tanh, not SiLU."),
+        (F.gelu(a) * b @ back, "The gate has GELU, not SiLU."),
+        (F.gelu(a, approximate="tanh") * b @ back, "The gate has GELU, not SiLU."),
+        (silu(a) @ back, "x @ up.T is missing: the gate has nothing to multiply."),
+        (b @ back, "The gate is missing."),
+        (silu(b) @ back, "The gate is missing, and x @ up.T has SiLU: that is an MLP of two matrices."),
     ]
     right = silu(a) * b @ back
     got = tensor(answer, *args, shape=(2, 3))
-    diagnose(answer, args, got, right, mistakes, "what a gated network returns", _differing(got, right))
+    diagnose(answer, args, got, right, mistakes, "the output of SwiGLU", _differing(got, right))
     large = [[300.0, -200.0, 100.0]]
     got = tensor(answer, large, gate, up, down, shape=(1, 3))
     if not got.isfinite().all():
+        numbers = ", ".join(f"{y:g}" for y in got[0].tolist())
         raise Finding(
-            "For numbers of some hundred it returned "
-            + ", ".join(f"{y:g}" for y in got[0].tolist())
-            + ": e to the power "
-            "of 100 is too large for a float, and divided by itself it is no number. Write a / (1 + exp(-a))."
+            f"It returned {numbers} for numbers of a few hundred. exp(100) is too large for a float, and infinity "
+            "divided by infinity is not a number. Write SiLU so that exp gets a negative number here."
         )
     wide = torch.tensor(large)
     a, b = (wide @ torch.tensor(matrix).T for matrix in (gate, up))
-    diagnose(answer, (large, gate, up, down), got, silu(a) * b @ back, [], "what it returns for large numbers")
-    return "One matrix makes, one decides, and only the second is bent."
+    diagnose(answer, (large, gate, up, down), got, silu(a) * b @ back, [], "the output for large numbers")
+    return "One matrix computes the numbers, the other how much of each passes."
 
 
 class _Part:
@@ -220,95 +222,94 @@ def block(answer):
     normed_twice = n2(normed + look(normed))
     unnormed = x + look(x)
     mistakes = [
-        (saw + think(n2(saw)), "The first residual is missing: attention replaced x. Add what it saw to x."),
-        (think(n2(both)), "The second residual is missing: the MLP replaced the stream. Add what it made to it."),
-        (think(n2(saw)), "Both residuals are missing: each part replaced what it got. Add what they return."),
+        (saw + think(n2(saw)), "The first skip connection is missing: attention's result replaced x."),
+        (think(n2(both)), "The second skip connection is missing: the MLP's result replaced the stream."),
+        (think(n2(saw)), "Both skip connections are missing: each part replaced the stream."),
         (
             x + think(n2(both)),
-            "The MLP's part was added to x, so what attention saw is lost. Add it to the sum of the two.",
+            "The MLP's result was added to the old x, so attention's result is lost.",
         ),
-        (both + think(n2(x)), "The MLP read norm2(x), the old x. It should read the sum: norm2(x + what was seen)."),
+        (both + think(n2(x)), "The MLP read the old x. It should read the stream after attention's result was added."),
         (
             both + think(normed),
-            "Both parts read the same norm1(x), side by side. The MLP should read norm2 of the sum.",
+            "Both parts read the same norm1(x), side by side. The MLP comes after attention.",
         ),
         (
             both + think(n2(saw)),
-            "The MLP read only what attention saw, without x. It reads the stream, which is their sum.",
+            "The MLP read only attention's result, without x.",
         ),
-        (x + both + think(n2(both)), "x was added twice: the second sum starts from the first, which has x in it."),
+        (x + both + think(n2(both)), "x was added twice: the sum after attention already contains it."),
         (
             n2(post + think(post)),
-            "That is post-norm: each norm stands after its addition. Put it in front of the part.",
+            "That is post-norm: each norm comes after an addition. In pre-norm it comes before a part.",
         ),
         (
             late + n2(think(late)),
-            "The norms stand behind the parts, in the branches. Each part should read a normed copy.",
+            "The norms come after the parts. In pre-norm they come before.",
         ),
         (
             normed_twice + think(normed_twice),
-            "The norms stand in the residual stream: x was replaced by its norm. "
-            "Only what a part reads is normed, not x itself.",
+            "The norms are in the residual stream: x itself was replaced by its norm. "
+            "Only the copy that a part reads is normalised.",
         ),
         (
             normed + look(normed) + think(n2(normed + look(normed))),
-            "The first norm stands in the residual stream: attention's part was added to norm1(x). Add it to x.",
+            "The first norm is in the residual stream: attention's result was added to norm1(x).",
         ),
         (
             n2(both) + think(n2(both)),
-            "The second norm stands in the residual stream: the MLP's part was added to norm2 of the sum. "
-            "Add it to the sum.",
+            "The second norm is in the residual stream: the MLP's result was added to a normalised sum.",
         ),
-        (both + think(n1(both)), "norm1 was used twice. The second part has a norm of its own, norm2."),
+        (both + think(n1(both)), "norm1 was used twice. The MLP has its own norm."),
         (
             x + look(n2(x)) + think(n2(x + look(n2(x)))),
-            "norm2 was used twice. The first part has a norm of its own, norm1.",
+            "norm2 was used twice. Attention has its own norm.",
         ),
-        (x + look(n2(x)) + think(n1(x + look(n2(x)))), "The norms are exchanged: norm1 is that of attention."),
-        (unnormed + think(unnormed), "There are no norms: each part should read a normed copy."),
-        (unnormed + think(n2(unnormed)), "Attention read x as it is. It should read norm1(x)."),
-        (both + think(both), "The MLP read the sum as it is. It should read norm2 of it."),
-        (second + look(n1(second)), "The MLP came first. First look, then think."),
+        (x + look(n2(x)) + think(n1(x + look(n2(x)))), "The norms are swapped."),
+        (unnormed + think(unnormed), "There are no norms: each part reads a normalised copy."),
+        (unnormed + think(n2(unnormed)), "Attention read x without a norm."),
+        (both + think(both), "The MLP read the stream without a norm."),
+        (second + look(n1(second)), "The MLP came first. Attention comes before it."),
         (
             x + think(n1(x)) + look(n2(x + think(n1(x)))),
-            "The parts are exchanged: attention comes first, and the MLP reads what it added to.",
+            "The parts are swapped: attention comes first.",
         ),
-        (both, "The MLP was not asked: only attention's part was added."),
-        (second, "Attention was not asked: only the MLP's part was added."),
-        (n2(both + think(n2(both))), "There is a norm too many, after the last addition: the stream itself stays raw."),
+        (both, "The MLP was not used: only attention's result was added."),
+        (second, "Attention was not used: only the MLP's result was added."),
+        (n2(both + think(n2(both))), "There is one norm too many, after the last addition."),
         (x, "That is x itself: nothing was added to it."),
     ]
     right = both + think(n2(both))
     got = tensor(answer, *args, shape=(3, 2))
-    diagnose(answer, args, got, right, mistakes, "what a block returns", _differing(got, right))
-    return "Two readings, two additions, and nothing else in the residual stream."
+    diagnose(answer, args, got, right, mistakes, "the output of a pre-norm block", _differing(got, right))
+    return "Two parts read, two results are added, and the residual stream has nothing else on it."
 
 
 @checks
 def drop(answer):
-    "Exercise 4: thrown away and divided by 1 - p while training, and nothing else."
+    "Exercise 4: dropped and divided by 1 - p in training, and unchanged otherwise."
     answer = of_tensors(answer)
     given, p, kept = [2.0, -1.0, 4.0, 3.0, -5.0], 0.2, [True, False, True, True, False]
     x, k = torch.tensor(given), torch.tensor(kept)
     training = [
-        (x * k, "Nothing was divided by 1 - p: so what comes out is smaller, on average, than without dropout."),
-        (x * k * (1 - p), "It was multiplied by 1 - p, which makes it smaller still. Divide."),
-        (x * k / p, "It was divided by p. What stays has the probability 1 - p: divide by that."),
-        (x * k * (1 + p), "It was multiplied by 1 + p, which is nearly right for a small p. Divide by 1 - p."),
-        (x * k * 5 / 3, "It was divided by the share that happened to stay. Divide by 1 - p, whatever happened."),
-        (x * ~k / (1 - p), "It is the other way round: where `kept` is true, the number stays."),
-        (x * ~k / p, "It is the other way round: where `kept` is true, the number stays, and 1 - p is its chance."),
-        (x * ~k, "It is the other way round, and nothing was divided by 1 - p. Where `kept` is true, a number stays."),
-        (x, "Nothing was thrown away, although `training` is true."),
-        (x / (1 - p), "Nothing was thrown away, only divided: `kept` was not asked."),
-        (torch.where(k, x / (1 - p), x), "What is thrown away becomes 0; here it stayed as it was."),
+        (x * k, "The output is smaller on average than without dropout: the numbers that stay are not scaled up."),
+        (x * k * (1 - p), "You multiplied by 1 - p, which makes the output smaller still."),
+        (x * k / p, "You divided by p, which is the probability to be dropped, not to stay."),
+        (x * k * (1 + p), "You multiplied by 1 + p. That is nearly right for a small p, but not exact."),
+        (x * k * 5 / 3, "You divided by the fraction that happened to stay, not by the probability."),
+        (x * ~k / (1 - p), "`kept` is used the wrong way round: true means that the number stays."),
+        (x * ~k / p, "`kept` is used the wrong way round, and so is p: true means that the number stays."),
+        (x * ~k, "`kept` is used the wrong way round (true means that the number stays), and nothing was scaled up."),
+        (x, "Nothing was dropped, although `training` is true."),
+        (x / (1 - p), "Nothing was dropped, only divided: `kept` was not used."),
+        (torch.where(k, x / (1 - p), x), "A dropped number becomes 0; here it stayed as it was."),
     ]
     resting = [
-        (x * k / (1 - p), "Numbers were thrown away although `training` is false. Then x stays as it is."),
-        (x * k, "Numbers were thrown away although `training` is false. Then x stays as it is."),
-        (x * (1 - p), "Outside of training it was multiplied by 1 - p. The division in training saves us that."),
-        (x / (1 - p), "Outside of training nothing is thrown away, so nothing is to be made up for: do not divide."),
-        (x * 0, "Outside of training everything was thrown away. Then x stays as it is."),
+        (x * k / (1 - p), "Numbers were dropped although `training` is false."),
+        (x * k, "Numbers were dropped although `training` is false."),
+        (x * (1 - p), "When `training` is false, x was multiplied by 1 - p. Scaling in training makes that needless."),
+        (x / (1 - p), "When `training` is false, nothing is dropped, so nothing needs to be scaled up."),
+        (x * 0, "Everything was dropped, although `training` is false."),
     ]
     for on, right, mistakes in (True, x * k / (1 - p), training), (False, x, resting):
         args = given, p, kept, on
@@ -316,8 +317,8 @@ def drop(answer):
         both = torch.stack([got, right]) + 0.0  # no -0.00 in the picture
         wrong = torch.stack([~got.double().isclose(right.double(), rtol=1e-4, atol=1e-6), torch.zeros(5).bool()])
         picture = grid(both, ["yours", "wanted"], [str(i) for i in range(5)], wrong)
-        diagnose(answer, args, got, right, mistakes, "what dropout returns", picture)
-    return "The same on average, and nothing to do when the learning is over."
+        diagnose(answer, args, got, right, mistakes, "the output of dropout", picture)
+    return "The average stays the same, and after training there is nothing to do."
 
 
 @checks
@@ -325,19 +326,19 @@ def scale(answer):
     "Exercise 5: 1 / sqrt(2 n_layer)."
     n = 6
     mistakes = [
-        (1 / n, "That is 1 / n_layer. Scaling by s makes the variance s² as large; and a block has two parts."),
-        (1 / math.sqrt(n), "That would do for one part in each block. A block has two."),
-        (1 / (2 * n), "That is the factor for the variance. For the numbers themselves, take its root."),
-        (math.sqrt(2 * n), "That makes each part louder. One divided by it makes it quieter."),
-        (2 * n, "That makes each part louder, and is a variance besides."),
-        (1 / math.sqrt(2), "That does not depend on the depth: it would do for a single block."),
-        (math.sqrt(2 / n), "The 2 stands on the wrong side: there are 2 n_layer parts to share the variance."),
-        (1 / (math.sqrt(2) * n), "Only the 2 is under the root. Both are: there are 2 n_layer parts."),
-        (1 / (2 * math.sqrt(n)), "Only n_layer is under the root. Both are: there are 2 n_layer parts."),
-        (1.0, "Nothing is made quieter: so all parts together add 2 n_layer times v."),
-        (0.0, "With zero the parts add nothing, as in a new `GPT`. Here they should add v, all together."),
+        (1 / n, "That is 1 / n_layer. A factor of s changes the variance by s², and a block has two parts."),
+        (1 / math.sqrt(n), "That is right for one part in each block, but a block has two."),
+        (1 / (2 * n), "That is the factor for the variance. Which factor for the numbers gives it?"),
+        (math.sqrt(2 * n), "That makes each part larger instead of smaller."),
+        (2 * n, "That makes each part larger, and it is a factor for the variance."),
+        (1 / math.sqrt(2), "That does not depend on the depth. It is right for a single block only."),
+        (math.sqrt(2 / n), "The 2 is on the wrong side of the fraction: how many parts are there?"),
+        (1 / (math.sqrt(2) * n), "Only the 2 is under the root. How many parts share the variance?"),
+        (1 / (2 * math.sqrt(n)), "Only n_layer is under the root. How many parts share the variance?"),
+        (1.0, "With the factor 1 nothing changes, and all parts together add much more than v."),
+        (0.0, "With 0 the parts add nothing, as in a new block of ours. Here they should add v in total."),
     ]
     for n_layer, known in (n, mistakes), (24, []):
         right = (2 * n_layer) ** -0.5
         diagnose(answer, (n_layer,), number(answer, n_layer), right, known, f"the factor for {n_layer} blocks")
-    return "Variances add up, and there are 2 n_layer of them to share v."
+    return "Variances add up, and 2 n_layer parts share v."

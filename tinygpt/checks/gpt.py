@@ -1,4 +1,4 @@
-"""Checks for chapter 08: each typical mistake has a diagnosis of its own."""
+"""Checks of the chapter GPT: each typical mistake has its own diagnosis."""
 
 import math
 
@@ -29,7 +29,7 @@ class _Parts:
         self.blocks, self.norm = model.blocks, model.norm
 
     def __call__(self, *_):
-        raise ValueError("here the model cannot be called: put it together from its parts")
+        raise ValueError("in this exercise the model cannot be called: use its parts")
 
     def __repr__(self):
         return "model"
@@ -54,8 +54,8 @@ def logits_of(answer):
     with torch.no_grad():
         _diagnose_logits(answer, args, got, model, torch.tensor(text))
         if not same(tensor(answer, model, [[5, 2]], shape=(1, 2, 6)), _stream(model, _entrance(model, [[5, 2]]))):
-            raise Finding(f"Right for five tokens, but {call(answer, model, [[5, 2]])} returned other logits.")
-    return "Two tables, norm and plus in both halves, one norm at the end, and the embedding again: that is GPT-2."
+            raise Finding(f"It is right for five tokens, but {call(answer, model, [[5, 2]])} returned wrong logits.")
+    return "Two embeddings, blocks of two halves, a norm, and the embedding again: that is GPT-2."
 
 
 def _entrance(model: _Parts, ids) -> Tensor:
@@ -105,52 +105,52 @@ def _diagnose_logits(answer, args, got: Tensor, model: _Parts, ids: Tensor):
     def nothing(x):
         return x
 
-    no_residual = "forgotten: what stood in the stream is lost, and the tokens with it. Add to x, do not replace it."
-    no_norm = "reads the stream as it is. Give it a normed copy: what it can count on is the norm's size."
+    no_residual = "missing: the result replaced the stream, so everything before it is lost."
+    no_norm = "reads the stream without a norm."
     blocks = [
-        (lambda x, b: halves(x, b, plus=(False, True)), f"The plus around attention was {no_residual}"),
-        (lambda x, b: halves(x, b, plus=(True, False)), f"The plus around the MLP was {no_residual}"),
-        (lambda x, b: halves(x, b, plus=(False, False)), f"Both pluses of a block were {no_residual}"),
+        (lambda x, b: halves(x, b, plus=(False, True)), f"The skip connection around attention is {no_residual}"),
+        (lambda x, b: halves(x, b, plus=(True, False)), f"The skip connection around the MLP is {no_residual}"),
+        (lambda x, b: halves(x, b, plus=(False, False)), f"Both skip connections of a block are {no_residual}"),
         (lambda x, b: halves(x, b, norms=(False, True)), f"Attention {no_norm}"),
         (lambda x, b: halves(x, b, norms=(True, False)), f"The MLP {no_norm}"),
         (lambda x, b: halves(x, b, norms=(False, False)), f"Neither half has its norm: each {no_norm}"),
         (
             normed_stream,
-            "The norms stand in the stream: x itself was replaced by its normed copy. Norm what is read only.",
+            "The norms are in the residual stream: x itself was replaced. Normalise only what a part reads.",
         ),
-        (side_by_side, "The MLP read the stream of before attention. It should read the sum, with what was just seen."),
+        (side_by_side, "The MLP read the stream from before attention. It comes after attention's result was added."),
         (
             other_stream,
-            "What attention saw was read by the MLP, but never added to the stream: the second x is the old one.",
+            "The MLP read attention's result, but that was never added to the stream: the second sum has the old x.",
         ),
-        (post_norm, "The norms stand after the pluses: that is post-norm. Norm what goes into a part, not the sum."),
-        (exchanged, "The two norms of a block are exchanged."),
-        (one_norm, "attention_norm was used in both halves. The MLP has a norm of its own, mlp_norm."),
-        (mlp_first, "The MLP came first. Look, then think."),
+        (post_norm, "The norms come after the additions: that is post-norm. GPT-2 is pre-norm."),
+        (exchanged, "The two norms of a block are swapped."),
+        (one_norm, "attention_norm was used in both halves. The MLP has its own norm."),
+        (mlp_first, "The MLP came first. Attention comes before it."),
     ]
-    chances = right.softmax(-1)
+    probs = right.softmax(-1)
     mistakes = [(_stream(model, x, block), diagnosis) for block, diagnosis in blocks]
     mistakes += [
-        (_stream(model, x, norm=nothing), "The last norm was forgotten: after the blocks comes model.norm."),
-        (_stream(model, words), "No positions were added: the model cannot know which token came first."),
+        (_stream(model, x, norm=nothing), "The last norm is missing: model.norm was not used."),
+        (_stream(model, words), "No positions were added, so the model cannot know the order of the tokens."),
         (
             _stream(model, words + model.position_embedding(torch.arange(1, 6))),
-            "The positions are shifted by one: the first token stands at position 0.",
+            "The positions are shifted by one: the first position is 0.",
         ),
         (
             _stream(model, words + model.position_embedding(torch.zeros(5, dtype=torch.int64))),
-            "Every token got position 0. They stand at 0, 1, 2 and so on.",
+            "Every token got position 0.",
         ),
         (
             _stream(model, words + model.position_embedding(torch.arange(4, -1, -1))),
-            "The positions run backwards: the first token stands at position 0.",
+            "The positions run backwards: the first token has position 0.",
         ),
         (
             _stream(model, words + model.position_embedding(ids)),
-            "model.position_embedding got the ids. It wants to know where they stand.",
+            "model.position_embedding got the ids. It takes positions, not ids.",
         ),
-        (_stream(model, places.expand_as(words)), "Only the positions went in: the tokens themselves are missing."),
-        (_stream(model, words * places), "The two tables were multiplied. They are added."),
+        (_stream(model, places.expand_as(words)), "Only the positions were used, without the tokens."),
+        (_stream(model, words * places), "The two embeddings were multiplied, but they are added."),
         (model.norm(model.blocks[0](x)) @ model.embed.weight.T, "Only the first block was run. There are two."),
         (model.norm(model.blocks[1](x)) @ model.embed.weight.T, "Only the last block was run. There are two."),
         (model.norm(x) @ model.embed.weight.T, "No block was run."),
@@ -158,14 +158,14 @@ def _diagnose_logits(answer, args, got: Tensor, model: _Parts, ids: Tensor):
             model.norm(model.blocks[0](model.blocks[1](x))) @ model.embed.weight.T,
             "The blocks were run from the last to the first.",
         ),
-        (chances, "Those are chances. The logits are wanted, as they are before softmax."),
-        (chances.log(), "Those are logarithms of chances. The logits are wanted, as they are before softmax."),
+        (probs, "Those are probabilities. Return the logits, before softmax."),
+        (probs.log(), "Those are log-probabilities. Return the logits, before softmax."),
     ]
     off = ~torch.isclose(got, right, rtol=1e-4, atol=1e-6)[0]
     names = [WORDS[i] for i in ids[0].tolist()]
     picture = grid(got[0].softmax(-1), names, WORDS, marked=off)
     first = int(off.any(1).nonzero()[0]) if off.any() else 0
-    what = f"what the model says; the logits after {names[first]!r} are the first to differ"
+    what = f"the output of this model: the logits after {names[first]!r} are the first to differ"
     diagnose(answer, args, got, right, mistakes, what, picture)
 
 
@@ -178,7 +178,7 @@ class _Embedding(nn.Embedding):
 
 
 def _gradient(embed: nn.Embedding, head: nn.Linear) -> Tensor:
-    "How strongly each row of the embedding is pulled by one example: after 'red' comes 'kite'."
+    "The size of each gradient of the embedding for one example: after 'red' comes 'kite'."
     embed.weight.grad = None
     F.cross_entropy(head(embed(torch.tensor([1]))), torch.tensor([2])).backward()
     pulled = embed.weight.grad.abs()
@@ -195,54 +195,54 @@ def tied_head(answer):
         head = attempt(answer, embed, expect=(nn.Module, Tensor))
     asked, (V, C) = call(answer, embed), kept.shape
     if isinstance(head, Tensor):
-        raise Finding(f"{asked} returned a matrix. An nn.Linear that has it as its weight is wanted.")
+        raise Finding(f"{asked} returned a matrix. Return an nn.Linear that has it as its weight.")
     if not isinstance(head, nn.Linear):
-        raise Finding(f"{asked} returned a module of type {type(head).__name__}. An nn.Linear is wanted.")
+        raise Finding(f"{asked} returned a module of type {type(head).__name__}. Return an nn.Linear.")
     shape = tuple(head.weight.shape)
     if shape == (C, V):
         raise Finding(
-            f"The matrix lies on its side, {shape}: a head takes {C} numbers and gives {V}. "
-            "nn.Linear(in, out) keeps its weight as (out, in), which is how an embedding keeps its rows."
+            f"The matrix is transposed, {shape}: a head takes {C} numbers and returns {V}. "
+            "nn.Linear(in, out) stores its weight as (out, in), which is also the shape of an embedding."
         )
     if shape != (V, C):
-        raise Finding(f"The matrix of {asked} has the shape {shape}, that of the embedding {(V, C)}.")
+        raise Finding(f"The matrix of {asked} has the shape {shape}, but the embedding has {(V, C)}.")
     if (head.in_features, head.out_features) != (C, V):
         raise Finding(
-            f"The matrix is right, but the head says that it takes {head.in_features} numbers and gives "
-            f"{head.out_features}: nn.Linear(in, out) gets the width first, then how many tokens there are."
+            f"The matrix is right, but the head says that it takes {head.in_features} numbers and returns "
+            f"{head.out_features}: the first argument of nn.Linear is the width of its input."
         )
     if head.bias is not None:
-        raise Finding("The head has a bias, which belongs to no token's row: make it with bias=False.")
+        raise Finding("The head has a bias, and an embedding has none.")
     if not embed.weight.equal(kept):
         raise Finding(
-            "They are one now, but the embedding took over the fresh matrix of the head: "
-            "what it had learned is lost. Let the head take that of the embedding."
+            "They share one matrix, but it is the new one of the head: "
+            "everything that the embedding had learned is lost."
         )
     if not head.weight.equal(embed.weight):
-        raise Finding("The head has a fresh matrix of its own. It should be that of the embedding.")
+        raise Finding("The head has a new matrix of its own, not that of the embedding.")
     if head.weight is embed.weight:
-        return "One Parameter, two uses: each pulls at it, and both see what the other one learned."
+        return "One parameter, two uses: it gets the gradients of both."
     if not head.weight.requires_grad:
         raise Finding(
-            "The head does not learn at all: its matrix was detached. Give it the embedding's Parameter as it is."
+            "The head does not learn at all, because its matrix was detached."
         )
     pulled = _gradient(embed, head)
     picture = grid(pulled, WORDS, [f"number {i}" for i in range(C)], marked=pulled == 0)
     if head.weight.data_ptr() == embed.weight.data_ptr():
         raise Finding(
-            "The two share their memory, but they are two Parameters: an optimizer would step twice, and what the "
-            "head learns never reaches the gradient of the embedding (outlined). Give it the same Parameter.",
+            "The two share their memory, but they are two parameters: an optimizer would update the numbers twice, and "
+            "the embedding gets no gradient from the head (outlined).",
             picture,
         )
     raise Finding(
-        "The head has a copy. Equal today, but after one step they differ: one example, that 'kite' comes after 'red', "
-        "pulls at these numbers of the embedding, and what the head learns (outlined) does not reach it.",
+        "The head has a copy. The two are equal now, but not after one step of training. For one example ('kite' comes "
+        "after 'red') these are the gradients of the embedding; those of the head (outlined) do not reach it.",
         picture,
     )
 
 
 class _Writer:
-    "What it says next depends on every token that came before, and on where it stood."
+    "Its next token depends on every earlier token and on its position."
 
     def __call__(self, ids: Tensor) -> Tensor:
         if not isinstance(ids, Tensor) or ids.dim() != 2 or not ids.shape[1]:
@@ -276,34 +276,34 @@ def written(answer):
         return ids
 
     right = write()
-    before_last = "Each token was read off one place too early: the logits of the last place say what comes after it."
+    before_last = "Each token came from the logits one position too early."
     mistakes = [
-        (write(place=0), "Each token was read off the first place, which says what comes after the first token.", 0),
+        (write(place=0), "Each token came from the logits of the first position, which predict the second token.", 0),
         (write(place=-2), before_last, 1),
         (
             write(read=lambda ids: start),
-            "What was written is never read: each time the model got the ids given, so it says the same again.",
+            "The model never reads what it has written: it got the same ids each time.",
             None,
         ),
         (
             write(read=lambda ids: ids[-1:]),
-            "The model got the last token alone. It should read all that stands before, or it is a bigram.",
+            "The model got only the last token, as a bigram does. It should read the whole text.",
             None,
         ),
         (
             write(read=lambda ids: ids[len(start) :] or start),
-            "Once it has begun to write, it reads only its own words. Keep the ids given in front.",
+            "After the first token, the model reads only what it has written, not the ids given.",
             None,
         ),
         (
             write(read=lambda ids: ids[-len(start) :]),
-            f"The model read the last {len(start)} tokens only. It should read all of them.",
+            f"The model read only the last {len(start)} tokens. It should read all of them.",
             None,
         ),
-        (write(best=torch.argmin), "Those are the least likely tokens: the largest logit is wanted.", None),
-        (right[len(start) :], "The ids given are missing at the front: the whole text is wanted.", None),
+        (write(best=torch.argmin), "Those are the least likely tokens.", None),
+        (right[len(start) :], "The ids given are missing at the front: return the whole text.", None),
         (write(n=n - 1), "One token is missing at the end.", None),
-        (write(n=n + 1), "That is one token more than was asked for.", None),
+        (write(n=n + 1), "That is one token too many.", None),
         (start, "Nothing was written.", None),
     ]
     if got != right:
@@ -311,14 +311,14 @@ def written(answer):
             if got == wrong:
                 picture = None
                 if row is not None:
-                    chances = model(torch.tensor([start]))[0].softmax(-1)
-                    marked = torch.zeros(chances.shape, dtype=torch.bool)
-                    marked[row, chances[row].argmax()] = True
-                    picture = grid(chances, [WORDS[i] for i in start], WORDS, marked)
-                raise Finding(f"{call(answer, *args)} returned {got}. {diagnosis}", picture)
+                    probs = model(torch.tensor([start]))[0].softmax(-1)
+                    marked = torch.zeros(probs.shape, dtype=torch.bool)
+                    marked[row, probs[row].argmax()] = True
+                    picture = grid(probs, [WORDS[i] for i in start], WORDS, marked)
+                raise Finding(f"{diagnosis} {call(answer, *args)} returned {_separated(got)}.", picture)
         at = next((i for i, (a, b) in enumerate(zip(got, right)) if a != b), min(len(got), len(right)))
-        raise Finding(f"{call(answer, *args)} returned {got}, where {right} is right: they part at place {at}.")
-    return "The whole text in, the last place out, and the new token is read with the rest."
+        raise Finding(f"Token {at} is wrong: {call(answer, *args)} returned {_separated(got)}.")
+    return "The model reads the whole text each time, and the logits of the last position choose the next token."
 
 
 @checks
@@ -340,53 +340,58 @@ def parameters_of(answer):
     biases = c.n_layer * (H * D + 2 * K * D + C + 2 * c.n_hidden + C)
     right = count(c)
     mistakes = [
-        (count(c, heads=2), "The head was counted as a second table. It is tied: one matrix, counted once."),
+        (count(c, heads=2), "The output matrix was counted as well, but the embeddings are tied."),
         (count(c, tables=0), "The embedding is missing."),
-        (right + biases, "Biases were counted. This shape has none."),
-        (count(c, gate=False), "The gate is missing: an MLP of this shape has three matrices, gate, up and down."),
+        (right + biases, "Biases were counted, but this shape has none."),
+        (count(c, gate=False), "The gate of the MLP is missing."),
         (
             count(c, keys=H * D),
-            f"Keys and values were counted with {H} heads each. They have n_kv_head={K}, which the queries share.",
+            f"Keys and values were counted with {H} heads each, but n_kv_head={K}.",
         ),
         (
             count(c, width=C, keys=C * K // H),
-            f"Heads were taken to be n_embd / n_head = {C // H} wide. Here head_dim={D}: queries have {H} x {D}.",
+            f"Heads were taken to be n_embd / n_head = {C // H} wide, but head_dim={D}.",
         ),
         (
             count(c, width=C, keys=C),
-            f"Attention was counted as four matrices of {C} x {C}. Look at the heads of this shape.",
+            f"Attention was counted as four matrices of {C} x {C}. Consider n_kv_head and head_dim.",
         ),
         (count(c, norms=0, last=0), "The norms are missing."),
-        (count(c, norms=2 * C), "The norms of queries and keys are missing: one gain for each number of a head."),
+        (count(c, norms=2 * C), "The norms of queries and keys are missing."),
         (
             count(c, norms=2 * C + (H + K) * D),
-            "The norms of queries and keys were counted for every head. All heads share one of head_dim gains.",
+            "The norms of queries and keys were counted for every head, but all heads share one.",
         ),
-        (count(c, norms=2 * D), "In the layers, the two norms of width n_embd are missing."),
-        (count(c, norms=C + 2 * D), "A layer has two norms of width n_embd: one before attention, one before the MLP."),
+        (count(c, norms=2 * D), "The two norms of width n_embd in each layer are missing."),
+        (count(c, norms=C + 2 * D), "A layer has two norms of width n_embd, not one."),
         (count(c, last=0), "The norm after the last block is missing."),
-        (right + c.n_layer * 2 * C + C, "The norms were counted with a bias each. RMSNorm has a gain alone."),
+        (right + c.n_layer * 2 * C + C, "The norms were counted with a bias each, but RMSNorm has only a gain."),
         (count(c, layers=1), f"Only one layer was counted. There are {c.n_layer}."),
-        (right + c.block_size * C, "A table of positions was counted. This shape rotates queries and keys, for free."),
-        (right * 4, "Those are bytes. How many numbers there are is wanted."),
+        (right + c.block_size * C, "Position embeddings were counted, but rotary positions have no parameters."),
+        (right * 4, "Those are bytes. Return the number of parameters."),
     ]
     args = (c,)
-    diagnose(answer, args, number(answer, *args), right, mistakes, f"how many it has: PyTorch counts {right:,}")
+    diagnose(answer, args, number(answer, *args), right, mistakes, "the number of parameters of this model")
     other = GPTConfig.modern(31, n_layer=3, n_head=2, n_embd=8)
     args = (other,)
-    diagnose(answer, args, number(answer, *args), count(other), [], f"how many it has: PyTorch counts {count(other):,}")
-    return "Every table, matrix and norm once: with that formula you can tell any model's size from its config."
+    what = "the number of parameters of a model without n_kv_head, which is right for the first one"
+    diagnose(answer, args, number(answer, *args), count(other), [], what)
+    return "Every embedding, matrix and norm is counted once. You can now tell any model's size from its config."
+
+
+def _separated(ids: list[int]) -> str:
+    return " ".join(map(str, ids))
 
 
 def _judge(what: str, got, right: float, mistakes: list[tuple[float, str]]):
     if isinstance(got, Tensor) and got.numel() != 1 or not isinstance(got, int | float | Tensor):
-        raise Finding(f"The {what} should be one number, and is {got!r:.80}.")
+        raise Finding(f"The {what} should be one number, but is {got!r:.80}.")
     if same(torch.as_tensor(float(got)), torch.as_tensor(float(right))):
         return
     for wrong, diagnosis in mistakes:
         if same(torch.as_tensor(float(got)), torch.as_tensor(float(wrong))):
-            raise Finding(f"The {what} came out as {float(got):.4g}. {diagnosis}")
-    raise Finding(f"The {what} came out as {float(got):.4g}, where {float(right):.4g} is right.")
+            raise Finding(f"{diagnosis} (The {what} is {float(got):.4g}.)")
+    raise Finding(f"The {what} is wrong: {float(got):.4g}.")
 
 
 @checks
@@ -411,7 +416,7 @@ def in_chunks(answer):
     result = attempt(answer, *args, expect=(tuple, list))
     if len(result) != 2:
         raise Finding(
-            f"{call(answer, *args)} returned {len(result)} things. Two numbers are wanted: the loss, and bytes."
+            f"{call(answer, *args)} returned {len(result)} values. Return two numbers: the loss, and bytes."
         )
     logits, y = torch.tensor(x) @ torch.tensor(unembedding).T, torch.tensor(targets)
     surprise = F.cross_entropy(logits, y, reduction="none")
@@ -420,47 +425,47 @@ def in_chunks(answer):
     mistakes = [
         (
             sum(part.mean() for part in parts) / len(parts),
-            f"It is the average of {len(parts)} averages, but the last chunk has one token and counts like the others, "
-            "which have three. Add up, and divide once, by all tokens.",
+            f"That is the average of {len(parts)} averages: the last chunk has one token, but counts as much as the "
+            "others, which have three.",
         ),
         (
             sum(part.mean() for part in parts),
-            "The averages of the chunks were added up. Add up the sums, and divide once.",
+            "The averages of the chunks were added up.",
         ),
         (
             sum(part.mean() for part in parts) / (N / n_rows),
-            "Averages of chunks were added, and divided by how many full chunks there would be. Add up the sums.",
+            "Averages of chunks were added up, and divided by the number of full chunks.",
         ),
-        (surprise.sum(), "That is the sum. The average is wanted: divide by how many targets there are."),
-        (surprise.sum() / len(parts), "The sum was divided by how many chunks there are, not by how many tokens."),
-        (surprise.sum() / n_rows, "The sum was divided by the rows of a chunk, not by all tokens."),
-        (surprise[:9].sum() / N, "The last chunk, which is smaller, was left out, though it counts below the line."),
+        (surprise.sum(), "That is the sum. Return the average."),
+        (surprise.sum() / len(parts), "The sum was divided by the number of chunks, not by the number of tokens."),
+        (surprise.sum() / n_rows, "The sum was divided by the rows of one chunk, not by all tokens."),
+        (surprise[:9].sum() / N, "The last chunk, which is smaller, was left out of the sum, but not of the count."),
         (surprise[:9].mean(), "The last chunk, which is smaller, was left out."),
         (parts[0].mean(), "That is the loss of the first chunk alone."),
-        (parts[-1].mean(), "That is the loss of the last chunk alone: each chunk should add to what was there."),
-        (-right, "Surprise is not negative: where is the minus?"),
+        (parts[-1].mean(), "That is the loss of the last chunk alone."),
+        (-right, "A loss is not negative."),
         (right / math.log(2), "That is in bits. For nats, use the natural logarithm."),
     ]
     _judge("loss", result[0], right, mistakes)
     most = n_rows * V * 4
     mistakes = [
-        (n_rows * V, "That is how many numbers there are. In float32 each takes four bytes."),
-        (most * 8, "Those are bits. A byte has eight."),
-        (most * 2, "That counts eight bytes for each number, as in float64. In float32 each takes four."),
-        (most / 2, "That counts two bytes for each number, as in bfloat16. In float32 each takes four."),
-        (N * V * 4, "That is what the logits of all rows take. Only one chunk of them is there at a time."),
-        (N * V, "Those are all logits, as a count of numbers. One chunk, in bytes, is wanted."),
-        (V * 4, "That is the last chunk, or a single row. The largest chunk has more."),
-        (n_rows * 2 * 4, "That is what the stream of a chunk takes. Its logits are wider: one for each token."),
-        (V * 2 * 4, "That is the unembedding itself. The logits of a chunk are wanted."),
-        (most / 1e3, "Those are kilobytes. Bytes are wanted."),
-        (most / 1024, "Those are kilobytes. Bytes are wanted."),
-        (most / 1e6, "Those are megabytes. Bytes are wanted."),
-        (most / 1024**2, "Those are megabytes. Bytes are wanted."),
+        (n_rows * V, "That is the number of logits, not of bytes."),
+        (most * 8, "Those are bits, not bytes."),
+        (most * 2, "That counts eight bytes for each number, as in float64."),
+        (most / 2, "That counts two bytes for each number, as in bfloat16."),
+        (N * V * 4, "That is the memory of all logits, but only one chunk exists at a time."),
+        (N * V, "That is the number of all logits, not the bytes of one chunk."),
+        (V * 4, "That is the last chunk, or a single row. The largest chunk has more rows."),
+        (n_rows * 2 * 4, "That is the memory of the stream of a chunk, not of its logits."),
+        (V * 2 * 4, "That is the memory of the unembedding, not of the logits."),
+        (most / 1e3, "Those are kilobytes, not bytes."),
+        (most / 1024, "Those are kilobytes, not bytes."),
+        (most / 1e6, "Those are megabytes, not bytes."),
+        (most / 1024**2, "Those are megabytes, not bytes."),
     ]
     _judge("memory", result[1], most, mistakes)
     loss, most = attempt(answer, x, unembedding, targets, 100, expect=(tuple, list))
-    _judge("loss, all rows being one chunk,", loss, right, [])
-    much = "100 rows were allowed, but there are only ten: no chunk is larger than what there is."
-    _judge("memory, all rows being one chunk,", most, N * V * 4, [(100 * V * 4, much)])
-    return "Each token counts the same, however the rows are cut, and only the memory depends on the cut."
+    _judge("loss with all rows in one chunk", loss, right, [])
+    much = "A chunk may have 100 rows, but there are only ten."
+    _judge("memory with all rows in one chunk", most, N * V * 4, [(100 * V * 4, much)])
+    return "Each token counts the same in chunks of any size; only the memory depends on the size."

@@ -93,9 +93,12 @@ def color_of(name: str) -> str:
     return next((color for kind, color in COLORS.items() if kind in f"{name}."), VIOLET)
 
 def printed(tok, ids: Sequence[int]) -> list[str]:
-    "Tokens in print, all visible and none too long; a model may have more ids than its tokenizer."
-    words = [visible(tok.decode([i])) if i < tok.vocab_size else f"id {i}" for i in ids]
-    names = ["".join(c if c.isprintable() else "�" for c in word) or "�" for word in words]
+    "Tokens in print, none too long; bytes that are not a whole character as \\xe2, ids without a token as numbers."
+    names = []
+    for i in ids:
+        word = tok.decode([i]) if i < tok.vocab_size else f"id {i}"
+        word = visible(tok.token_bytes(i) if "\ufffd" in word else word)
+        names.append("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in word))
     return [name if len(name) < 15 else name[:14] + "…" for name in names]
 
 def width(text: str, size: float) -> float:
