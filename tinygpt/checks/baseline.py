@@ -1,4 +1,4 @@
-"""Checks for chapter 04: each typical mistake has a diagnosis of its own."""
+"""Checks for the chapter Baseline: each typical mistake has a diagnosis of its own."""
 
 import math
 
@@ -29,44 +29,51 @@ def cross_entropy_of(answer):
     args = logits, targets, mask
     z, y, m = map(torch.tensor, args)
     logp, rows = z.log_softmax(1), torch.arange(4)
-    surprise = -logp[rows, y]
-    right = surprise[m].mean()
+    surprisals = -logp[rows, y]
+    right = surprisals[m].mean()
     shifted = -logp[:-1][rows[:-1], y[1:]]
     mistakes = [
-        (-right, "Surprise is not negative: where is the minus?"),
-        (surprise[m].sum(), "That is the sum. The average is wanted: divide by how many targets count."),
+        (-right, "A surprisal is never negative: where is the minus?"),
+        (surprisals[m].sum(), "That is the sum. For the average, divide by the number of targets that count."),
         (right / math.log(2), "That is in bits. For nats, use the natural logarithm."),
         (right / math.log(10), "That is a logarithm to the base of ten. For nats, use the natural one."),
-        (surprise.mean(), "The mask was not asked: the last target does not count."),
-        (surprise[m].sum() / 4, "Masked targets were left out of the sum, but still counted when you divided."),
-        (surprise[~m].mean(), "The mask is upside down: where it is true, the target counts."),
-        (-z[rows, y][m].mean(), "Those are the logits themselves. Softmax makes chances of them first."),
-        (logp.exp()[rows, y][m].mean(), "That is the average chance. Take the logarithm of each."),
+        (surprisals.mean(), "The mask was not used: the last target does not count."),
+        (
+            surprisals[m].sum() / 4,
+            "The sum leaves out the masked target, but the number that you divide by includes it.",
+        ),
+        (surprisals[~m].mean(), "The mask is inverted: where it is true, the target counts."),
+        (-z[rows, y][m].mean(), "Those are the logits themselves. First turn them into probabilities with softmax."),
+        (logp.exp()[rows, y][m].mean(), "That is the average probability. Take the logarithm of each."),
         (
             -logp.exp()[rows, y][m].mean().log(),
-            "The chances were averaged before the logarithm. Average the surprises.",
+            "The probabilities were averaged before the logarithm. Average the surprisals.",
         ),
-        (-z.log_softmax(0)[rows, y][m].mean(), "Softmax went down the columns. Each row has its own chances: dim=1."),
-        (shifted.mean(), "The targets are one place off: row i belongs to target i."),
-        (shifted[m[1:]].mean(), "The targets are one place off: row i belongs to target i."),
-        (shifted[m[:-1]].mean(), "The targets are one place off: row i belongs to target i."),
+        (
+            -z.log_softmax(0)[rows, y][m].mean(),
+            "Softmax was taken over the columns. Each row has its own probabilities: dim=1.",
+        ),
+        (shifted.mean(), "The targets are shifted by one place: row i belongs to target i."),
+        (shifted[m[1:]].mean(), "The targets are shifted by one place: row i belongs to target i."),
+        (shifted[m[:-1]].mean(), "The targets are shifted by one place: row i belongs to target i."),
         (
             -logp[:, y][m].mean(),
-            "logits[:, targets] takes every target in every row. Row i wants its own target alone.",
+            "logits[:, targets] takes every target in every row. Row i needs only its own target.",
         ),
-        (-logp[m].mean(), "That is the average over all ids. Only the one that came counts, in each row."),
+        (-logp[m].mean(), "That is the average over all ids. In each row, only the id that came counts."),
         (right.exp(), "That is the perplexity. The loss is its logarithm."),
     ]
-    diagnose(answer, args, number(answer, *args), right, mistakes, "the average surprise of the first three rows")
+    diagnose(answer, args, number(answer, *args), right, mistakes, "the average surprisal of the first three rows")
     args = [[1000.0, 0.0], [0.0, 0.0]], [1, 0], [True, True]
     got = number(answer, *args)
     if not math.isfinite(got):
         raise Finding(
-            f"{call(answer, *args)} returned {got}: e to the power of 1000 is too large for a float, and e to the power "
-            "of -1000 is 0. Subtract from each row its own largest logit, which changes no chance."
+            f"It returned {got}: e to the power of 1000 is too large for a float, and e to the power of -1000 is 0. "
+            "Subtract from each row its own largest logit, which changes no probability. "
+            f"The call was {call(answer, *args)}."
         )
     diagnose(answer, args, got, (1000 + math.log(2)) / 2, [], "the loss for large logits, which is 500.3")
-    return "Stable, natural, averaged over what counts: that is the loss of every model in this course."
+    return "This is the loss of every model in this course: stable, in nats, averaged over the targets that count."
 
 
 @checks
@@ -78,21 +85,22 @@ def perplexity_of(answer):
         (sum(each) / 3, "Perplexities were averaged. Average the nats, and take the exponential at the end."),
         (
             sum(p * n for p, n in zip(each, sizes)) / 10,
-            "The perplexities were weighted, but still averaged: the hard text rules. Average the nats.",
+            "The perplexities were weighted, but still averaged. Average the nats, and take the exponential at "
+            "the end.",
         ),
-        (math.exp(2.0), "Each text counted the same. Each token should: the first text has six of the ten."),
-        (1.5, "That is the loss of all texts together, in nats. Which perplexity does it mean?"),
-        (2**1.5, "That is a power of two. The losses are in nats: e is the base."),
-        (math.exp(6 / 10), "A loss is nats per token already. The nats of a text are its loss times its tokens."),
-        (math.exp(15), "Those are the nats of all ten tokens. Perplexity is made of the nats of one."),
-        (math.exp(15 / 3), "The nats were divided by how many texts there are, not by how many tokens."),
-        (math.exp(-1.5), "That is the chance of an average token. Perplexity is one divided by it."),
+        (math.exp(2.0), "Each text has the same weight. Each token should: the first text has six of the ten."),
+        (1.5, "That is the loss of all texts together, in nats. What is its perplexity?"),
+        (2**1.5, "That is a power of two. The losses are in nats, so the base is e."),
+        (math.exp(6 / 10), "A loss is in nats per token. The nats of a text are its loss times its number of tokens."),
+        (math.exp(15), "That is the exponential of the nats of all ten tokens. Perplexity uses the nats per token."),
+        (math.exp(15 / 3), "The nats were divided by the number of texts, not by the number of tokens."),
+        (math.exp(-1.5), "That is one divided by the perplexity: a minus too many."),
     ]
     args = losses, sizes
     diagnose(answer, args, number(answer, *args), math.exp(1.5), mistakes, "the perplexity of these ten tokens")
     args = [2.0], [7]
     diagnose(answer, args, number(answer, *args), math.exp(2.0), [], "the perplexity of a single text")
-    return "Nats add up, perplexities do not."
+    return "Nats can be added and averaged, perplexities cannot."
 
 
 def _counted(pairs, size: int) -> Tensor:
@@ -109,51 +117,58 @@ def bigram_probs(answer):
     args = stories, size, k
     n = _counted([pair for story in stories for pair in zip(story, story[1:])], size)
 
-    def chances(counts):
+    def normalized(counts):
         return (counts + k) / (counts + k).sum(1, keepdim=True)
 
-    right, plain, joined = chances(n), n / n.sum(1, keepdim=True), sum(stories, [])
+    right, plain, joined = normalized(n), n / n.sum(1, keepdim=True), sum(stories, [])
     halves = [pair for story in stories for pair in zip(story[::2], story[1::2])]
     early = [pair for story in stories for pair in zip(story[:-1], story[1:-1])]
     late = [pair for story in stories for pair in zip(story[1:], story[2:])]
-    unigram = chances(_counted([(a, story[i]) for a in range(4) for story in stories for i in range(1, len(story))], 4))
-    across = "A pair was counted across two stories: the last id of one and the first of the next are no neighbours."
+    anything = [(a, b) for a in range(4) for story in stories for b in story[1:]]
+    unigram = normalized(_counted(anything, 4))
+    across = "A pair was counted across two stories: the last id of one story and the first of the next."
     mistakes = [
-        (chances(_counted(zip(joined, joined[1:]), size)), across),
+        (normalized(_counted(zip(joined, joined[1:]), size)), across),
         (plain + k, "k was added after dividing, so the rows no longer sum to one. Add it to the counts."),
         (plain.nan_to_num() + k, "k was added after dividing, so the rows no longer sum to one. Add it to the counts."),
         (
             (plain.nan_to_num() + k) / (plain.nan_to_num() + k).sum(1, keepdim=True),
-            "k was added to chances, not to counts: so a row that was seen often is smoothed as much as a rare one.",
+            "k was added to probabilities, not to counts. So a frequent row is smoothed as much as a rare one.",
         ),
-        ((n + k) / n.sum(1, keepdim=True), "k was added above the line and not below, so the rows do not sum to one."),
+        (
+            (n + k) / n.sum(1, keepdim=True),
+            "k was added to the counts, but not to their sum, so the rows do not sum to one.",
+        ),
         (
             (n + k) / (n.sum(1, keepdim=True) + k),
-            "Below the line k was added once. Above, it was added to each of the V counts of a row.",
+            "k was added once to the sum of the row. But it was added to each of the V counts in it.",
         ),
-        (plain, "Nothing was smoothed: pairs that never came have no chance, and row 3 is 0 / 0."),
-        (plain.nan_to_num(), "Nothing was smoothed: pairs that never came have no chance."),
-        (right.T, "Rows and columns are exchanged: row a should say what comes after a."),
-        (chances(n.T), "Rows and columns are exchanged: row a should say what comes after a."),
-        ((n + k) / (n + k).sum(), "All of it sums to one: those are chances of pairs. Each row should."),
-        ((n + k) / (n + k).sum(0), "The columns sum to one: divided by the wrong sum. Each row should."),
+        (plain, "k was not used: pairs that were never seen have probability 0, and row 3 is 0 / 0."),
+        (plain.nan_to_num(), "k was not used: pairs that were never seen have probability 0."),
+        (right.T, "Rows and columns are swapped: row a should say what comes after a."),
+        (normalized(n.T), "Rows and columns are swapped: row a should say what comes after a."),
+        (
+            (n + k) / (n + k).sum(),
+            "The whole table sums to one: these are probabilities of pairs. Each row should sum to one.",
+        ),
+        ((n + k) / (n + k).sum(0), "The columns sum to one. Each row should: divide by the sum of the row."),
         (n + k, "Those are counts. Divide each row by its sum."),
         (n, "Those are counts, without k. Add it, and divide each row by its sum."),
         ((n + 1) / (n + 1).sum(1, keepdim=True), "That is right for k = 1. Here k is 0.5."),
-        (chances(_counted(halves, size)), "Pairs overlap: the second id of one pair is the first of the next."),
-        (chances(_counted(early, size)), "The last pair of each story is missing."),
-        (chances(_counted(late, size)), "The first pair of each story is missing."),
-        (unigram, "All rows are alike: whatever comes first has no say. Count pairs."),
-        (right.log(), "Those are logarithms. The chances themselves are wanted."),
+        (normalized(_counted(halves, size)), "Pairs overlap: the second id of one pair is the first of the next."),
+        (normalized(_counted(early, size)), "The last pair of each story is missing."),
+        (normalized(_counted(late, size)), "The first pair of each story is missing."),
+        (unigram, "All rows are the same, whatever the first id of a pair is. Count pairs."),
+        (right.log(), "Those are logarithms. Return the probabilities themselves."),
     ]
     got = tensor(answer, *args, shape=(4, 4))
-    picture = _rows(got, right, ("yours", "wanted"))
+    picture = _rows(got, right, ("yours", "expected"))
     off = [i for i, total in enumerate(got.sum(1).tolist()) if not abs(total - 1) < 1e-4]
     what = "the table of these stories"
     if off:
         what += f": row {off[0]} sums to {got[off[0]].sum().item():.3g}, not to one"
     diagnose(answer, args, got, right, mistakes, what, picture)
-    return "Only true neighbours, nothing impossible, and each row shares out exactly one."
+    return "Only pairs within a story, no probability of 0, and each row sums to one."
 
 
 class _Toy:
@@ -183,39 +198,50 @@ def nats_of(answer):
         return -logp[torch.arange(len(targets)), targets].sum()
 
     leaked = (
-        "The answers leaked into the inputs: each prediction was compared with the token it was made from. "
-        "The target is the next one."
+        "Each prediction was compared with the token that the model had just read. The target is the next token."
     )
     right = nats(ids[:-1], ids[1:])
     logp = model(ids[None, :-1])[0].log_softmax(-1)
     mistakes = [
         (nats(ids[1:], ids[1:]), leaked),
         (nats(ids, ids), leaked),
-        (nats(ids[:-2], ids[2:]), "The targets are one too far: what follows a token is the very next one."),
-        (nats(ids[1:], ids[:-1]), "That asks the model for the token before. Inputs and targets are exchanged."),
-        (right / n, "That is the average of the tokens. The surprise at the whole story is wanted."),
-        (right / (n + 1), "That is an average, and over one token too many. The sum is wanted."),
-        (-right, "Surprise is not negative: where is the minus?"),
+        (nats(ids[:-2], ids[2:]), "The targets are one place too far: the target is the very next token."),
+        (nats(ids[1:], ids[:-1]), "Inputs and targets are swapped: that asks for the token before."),
+        (right / n, "That is the average over the tokens. For the whole story, return the sum."),
+        (right / (n + 1), "That is an average, and over one token too many. Return the sum."),
+        (-right, "A surprisal is never negative: where is the minus?"),
         (right / math.log(2), "That is in bits. For nats, use the natural logarithm."),
-        (nats(ids[:-2], ids[1:-1]), "The end mark was not asked for. That a story ends has to be predicted too."),
-        (nats(ids[1:-1], ids[2:]), "The first token was not asked for. It is predicted from the end mark before it."),
-        (-model(ids[None, :-1])[0][torch.arange(n), ids[1:]].sum(), "Logits are no log chances: softmax first."),
-        (nats(ids[:-1], ids[1:], dim=1), "Softmax went along time. It belongs to the last dimension, the vocabulary."),
-        (-logp[:, ids[1:]].sum(), "logits[:, ids] takes every target at every place. Each place wants its own alone."),
-        ((-right).exp(), "That is the probability of the story. Surprise is made of its logarithm."),
+        (nats(ids[:-2], ids[1:-1]), "The last token, the end mark, is missing. It must be predicted, too."),
+        (
+            nats(ids[1:-1], ids[2:]),
+            "The first token of the story is missing. It is predicted from the end mark before it.",
+        ),
+        (
+            -model(ids[None, :-1])[0][torch.arange(n), ids[1:]].sum(),
+            "Logits are not log probabilities: take log_softmax first.",
+        ),
+        (
+            nats(ids[:-1], ids[1:], dim=1),
+            "Softmax was taken over time. Take it over the last dimension, the vocabulary.",
+        ),
+        (
+            -logp[:, ids[1:]].sum(),
+            "logits[:, ids] takes every target at every place. Each place needs only its own target.",
+        ),
+        ((-right).exp(), "That is the probability of the story. The surprisal is its negative logarithm."),
     ]
     args = model, story
-    diagnose(answer, args, number(answer, *args), right, mistakes, "the surprise at this story")
+    diagnose(answer, args, number(answer, *args), right, mistakes, "the surprisal at this story")
     long = [4] + [2, 1, 3, 0] * 200 + [4]
     got, ids = number(answer, model, long), torch.tensor(long)
     if not math.isfinite(got):
         raise Finding(
-            f"For a story of {len(long)} tokens it returned {got}: the product of so many chances is too small "
-            "for a float. Add up logarithms."
+            f"For a story of {len(long)} tokens it returned {got}: the product of so many probabilities is too "
+            "small for a float. Add logarithms instead."
         )
     if not math.isclose(got, nats(ids[:-1], ids[1:]).item(), rel_tol=1e-3):
-        raise Finding(f"For a story of {len(long)} tokens it returned {got:.5g}, which is not its surprise.")
-    return "Every token from those before it, the end included: any model of this course can be judged so."
+        raise Finding(f"For a story of {len(long)} tokens it returned {got:.5g}, which is not its surprisal.")
+    return "Every token is predicted from those before it, the end mark included. This works for every model here."
 
 
 @checks
@@ -228,23 +254,29 @@ def gradient_of(answer):
     p, n = z.softmax(1), 3
     right = (p - y) / n
     mistakes = [
-        (-right, "The sign is wrong: that is the way downhill. The gradient points uphill, p - y."),
-        (p - y, "That is the gradient of the sum. Of the average, each row has one part in N: divide."),
-        (y - p, "The sign is wrong, and nothing is divided by N: the average has the gradient (p - y) / N."),
-        ((p - y) / 4, "It was divided by V, the size of a row. Divide by N, how many rows there are."),
-        ((p - y) / 12, "It was divided by all entries. Divide by N alone: the loss is an average over rows."),
-        (p / n, "The target was not subtracted: p alone says what was expected, not what came."),
-        (p, "The target was not subtracted: p alone says what was expected, not what came."),
-        (-y / n, "The chances are missing: the sum over all logits in the loss has a gradient too."),
-        (-y, "The chances are missing: the sum over all logits in the loss has a gradient too."),
-        ((z.softmax(0) - y) / n, "Softmax went down the columns. Each row has its own chances: dim=1."),
-        (z.softmax(0) - y, "Softmax went down the columns. Each row has its own chances: dim=1."),
-        ((z - y) / n, "Those are logits minus y. Softmax makes chances of them first."),
-        (z - y, "Those are logits minus y. Softmax makes chances of them first."),
-        ((z.log_softmax(1) - y) / n, "Those are logarithms of chances minus y. Take the chances themselves."),
-        (z.log_softmax(1) - y, "Those are logarithms of chances minus y. Take the chances themselves."),
+        (-right, "The sign is wrong: that direction makes the loss smaller. The gradient points to where it grows."),
+        (p - y, "That is the gradient of the sum over the rows. The loss is their average."),
+        (y - p, "The sign is wrong, and that is for the sum over the rows. The loss is their average."),
+        ((p - y) / 4, "It was divided by V, the size of a row. Divide by N, the number of rows."),
+        ((p - y) / 12, "It was divided by the number of all entries. Divide by N: the loss is an average over rows."),
+        (p / n, "The target is missing: p alone says what was predicted, not what came."),
+        (p, "The target is missing: p alone says what was predicted, not what came."),
+        (
+            -y / n,
+            "The probabilities are missing: the first part of the loss, the sum over all logits, has a gradient, too.",
+        ),
+        (
+            -y,
+            "The probabilities are missing: the first part of the loss, the sum over all logits, has a gradient, too.",
+        ),
+        ((z.softmax(0) - y) / n, "Softmax was taken over the columns. Each row has its own probabilities: dim=1."),
+        (z.softmax(0) - y, "Softmax was taken over the columns. Each row has its own probabilities: dim=1."),
+        ((z - y) / n, "Those are logits minus y. First turn the logits into probabilities."),
+        (z - y, "Those are logits minus y. First turn the logits into probabilities."),
+        ((z.log_softmax(1) - y) / n, "Those are log probabilities minus y. Use the probabilities themselves."),
+        (z.log_softmax(1) - y, "Those are log probabilities minus y. Use the probabilities themselves."),
     ]
     got = tensor(answer, *args, shape=(3, 4))
     picture = _rows(got, right, ("yours", "autograd"))
     diagnose(answer, args, got, right, mistakes, "what autograd finds", picture)
-    return "What was expected minus what came, shared by all rows."
+    return "What was predicted minus what came, averaged over the rows."

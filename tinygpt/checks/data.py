@@ -1,4 +1,4 @@
-"""Checks for chapter 03: each typical mistake has a diagnosis of its own."""
+"""Checks for the chapter Data: each typical mistake has a diagnosis of its own."""
 
 import random
 from contextlib import contextmanager
@@ -11,12 +11,16 @@ from tinygpt.show.pictures import Picture, color_tokens, table
 LIST = (list, tuple, np.ndarray)
 
 
+def _asked(answer, args: tuple) -> str:
+    return f" The call was {call(answer, *args)}."
+
+
 def _plain(values, answer, args: tuple) -> list[int]:
     "A list of whole numbers, whatever kind of sequence and of integer they came as."
     try:
         return [int(value) for value in values]
     except (TypeError, ValueError):
-        raise Finding(f"{call(answer, *args)}: {values!r:.80} is not a list of numbers.") from None
+        raise Finding(f"{values!r:.80} is not a list of whole numbers.{_asked(answer, args)}") from None
 
 
 def _drawn(ids: list[int], marked: int | None = None) -> Picture:
@@ -32,7 +36,7 @@ def shift(answer):
         args = ids, start, T
         got = attempt(answer, *args, expect=LIST)
         if len(got) != 2:
-            raise Finding(f"{call(answer, *args)} returned {len(got)} things. Two are wanted: inputs and targets.")
+            raise Finding(f"It returned {len(got)} values. Return two: inputs and targets.{_asked(answer, args)}")
         inputs, targets = (_plain(part, answer, args) for part in got)
         right = ids[start : start + T], ids[start + 1 : start + T + 1]
         if (inputs, targets) == right:
@@ -41,30 +45,30 @@ def shift(answer):
             next((t for t, (a, b) in enumerate(zip(*pair)) if a != b), None) for pair in zip((inputs, targets), right)
         ]
         rows = [("inputs", _drawn(inputs, odd[0])), ("targets", _drawn(targets, odd[1]))]
-        raise Finding(f"{call(answer, *args)}: {_why_not_shifted(ids, start, T, inputs, targets)}", table(rows))
+        raise Finding(f"{_why_not_shifted(ids, start, T, inputs, targets)}{_asked(answer, args)}", table(rows))
     return "Each input has the id after it as its target, wherever the window begins."
 
 
 def _why_not_shifted(ids: list, start: int, T: int, inputs: list, targets: list) -> str:
     after = ids[start + 1 : start + T + 1]
     if inputs == after and targets == ids[start : start + T]:
-        return "The two are swapped: what is to be foreseen was given as input."
+        return "Inputs and targets are swapped."
     if inputs == ids[start : start + T + 1]:
-        return f"There are {T + 1} inputs. The last of them, {inputs[-1]}, is the answer to the last question."
+        return f"There are {T + 1} inputs. The last of them, {inputs[-1]}, should only be a target."
     if inputs == ids[:T] and start:
-        return f"The inputs begin with {ids[0]}, at place 0. The window begins at place {start}."
+        return f"The inputs begin with {ids[0]}, at place 0. The window should begin at place {start}."
     if inputs != ids[start : start + T]:
         return f"The inputs should be the {T} ids from place {start} on."
     if targets == inputs:
-        return "The targets are the inputs themselves. A model would learn to repeat what it just saw."
+        return "The targets are the inputs themselves. A model would learn to repeat the token that it reads."
     if targets == ids[start + 2 : start + 2 + len(targets)] and targets:
-        return f"The targets are two places on: at {inputs[0]} the model should say {after[0]}, and not skip it."
+        return f"The targets are two places ahead. After {inputs[0]} comes {after[0]}."
     if targets and targets[0] == ids[start - 1] and targets[1:] == inputs[: len(targets) - 1]:
-        return "The targets are moved the wrong way: they ask for the id before, which the model has seen."
+        return "The targets are moved in the wrong direction: they are the ids before the inputs."
     if targets == after[: len(targets)] and len(targets) < T:
-        return f"There are {len(targets)} targets for {T} inputs. The last of a window lies one place behind it."
+        return f"There are {len(targets)} targets for {T} inputs. The last target comes after the last input."
     if targets[:T] == after:
-        return f"There are {len(targets)} targets, more than the {T} inputs."
+        return f"There are {len(targets)} targets, but only {T} inputs."
     return (
         f"The first wrong target is at place {next((t for t in range(T) if targets[t : t + 1] != after[t : t + 1]))}."
     )
@@ -89,20 +93,20 @@ def _check_window(answer, args: tuple, i: int, window: list[int]):
     T, ids = args[1], set(window) - {0}
 
     def wrong(message: str, place: int | None = None):
-        raise Finding(f"{call(answer, *args)}: window {i} {message}", _drawn(window, place))
+        raise Finding(f"Window {i} {message}{_asked(answer, args)}", _drawn(window, place))
 
     of = sorted({id // 10 for id in ids})
     if len(of) > 1 or 0 in window[1:-1]:
         first = next((id // 10 for id in window if id), None)
         after_end = (t for t in range(2, len(window)) if not window[t - 1])
         place = next(after_end, next((t for t, id in enumerate(window) if id and id // 10 != first), None))
-        wrong("goes on into the next story. Where one story ends, its last window ends.", place)
+        wrong("continues into the next story. The last window of a story should end with the story.", place)
     if len(window) > T + 1:
-        wrong(f"has {len(window)} ids. For T = {T} targets there is room for {T + 1}.", T + 1)
+        wrong(f"has {len(window)} ids. With T = {T} it may have {T + 1}.", T + 1)
     if len(window) == 1:
-        wrong("has a single id: an input without any target. Where must the last window of a story begin?", 0)
+        wrong("has a single id, an input without a target. Where should the last window of a story begin?", 0)
     if not any(window == s[k : k + len(window)] for s in STORIES for k in range(len(s))):
-        wrong("is not a part of any story as it stands there.")
+        wrong("is not a run of ids from any story.")
 
 
 def _check_coverage(answer, args: tuple, windows: list[list[int]]):
@@ -111,29 +115,28 @@ def _check_coverage(answer, args: tuple, windows: list[list[int]]):
 
     def wrong(message: str, marked: list[int], story: list[int]):
         place = next(t for t, id in enumerate(story) if id in marked)
-        raise Finding(f"{call(answer, *args)}: {message}", _drawn(story, place))
+        raise Finding(f"{message}{_asked(answer, args)}", _drawn(story, place))
 
     for story in STORIES:
         inner = story[1:-1]
         if twice := [id for id in inner if targets.count(id) > 1]:
-            message = f"{twice[0]} is a target {targets.count(twice[0])} times. Each should be one once an epoch."
-            wrong(message, twice, story)
+            wrong(f"{twice[0]} is a target {targets.count(twice[0])} times, not once.", twice, story)
         if missing := [id for id in inner if id not in targets]:
             if not set(missing) <= firsts:
-                wrong(f"{missing[0]} is in no window: what was left at the end of its story is lost.", missing, story)
-            message = (
-                f"{missing[0]} is never a target: it begins a window, and no other window ends with it. By how many"
-            )
-            wrong(f"{message} ids must two windows overlap?", missing, story)
+                wrong(f"{missing[0]} is in no window. The rest at the end of its story is lost.", missing, story)
+            message = f"{missing[0]} is never a target: it begins a window, and no other window ends with it."
+            wrong(f"{message} By how many ids should two windows overlap?", missing, story)
     if targets.count(0) < len(STORIES):
         raise Finding(
-            f"{call(answer, *args)}: there are {len(STORIES)} stories, and {targets.count(0)} times the end is a target. "
-            "A model learns to stop from the end of every story, also where it is left over alone."
+            f"There are {len(STORIES)} stories, but an end mark is a target {targets.count(0)} times. Each story "
+            "needs its "
+            f"end as a target, even if nothing else is left for its last window.{_asked(answer, args)}"
         )
     if len(windows) > (fewest := sum(-(-(len(story) - 1) // T) for story in STORIES)):
         raise Finding(
-            f"{call(answer, *args)}: there are {len(windows)} windows where {fewest} would do: most of them have fewer "
-            f"than T = {T} targets."
+            f"There are {len(windows)} windows, and {fewest} are enough: fill each window with T = {T} targets "
+            "before you "
+            f"begin another.{_asked(answer, args)}"
         )
 
 
@@ -145,13 +148,13 @@ def mask_of(answer):
         rows = [_plain(row, answer, args) for row in attempt(answer, *args, expect=LIST)]
         if len(rows) != len(lengths) or any(len(row) != T for row in rows):
             sizes = f"{len(rows)} rows of {sorted({len(row) for row in rows})}"
-            raise Finding(f"{call(answer, *args)}: the mask has {sizes}; {len(lengths)} rows of {T} are wanted.")
+            raise Finding(f"The mask has {sizes}, not {len(lengths)} rows of {T}.{_asked(answer, args)}")
         right = [[int(t <= n) for t in range(T)] for n in lengths]
         if rows == right:
             continue
         b = next(b for b in range(len(rows)) if rows[b] != right[b])
         place = next(t for t in range(T) if rows[b][t] != right[b][t])
-        message = f"{call(answer, *args)}: {_why_not_masked(rows, right, lengths, b, place)}"
+        message = _why_not_masked(rows, right, lengths, b, place) + _asked(answer, args)
         words = [f" word{t + 1} " for t in range(lengths[b])] + [" <|end|> "] + [" pad "] * T
         verdicts = [f" {bool(value)} " for value in rows[b]]
         lines = [("targets", color_tokens(words[:T], marked=place)), ("mask", color_tokens(verdicts, marked=place))]
@@ -166,26 +169,26 @@ def _why_not_masked(rows: list, right: list, lengths: list[int], b: int, place: 
         return rows == [[int(rule(t, n)) for t in range(T)] for n in lengths]
 
     if all_like(lambda t, n: True):
-        return f"everything counts. In row {b}, place {place} is padding: a model would learn to write zeros."
+        return f"Every target counts. But in row {b}, place {place} is padding: a model would learn to write zeros."
     if all_like(lambda t, n: t > n):
-        return "it is the wrong way round: True stands where a target counts."
+        return "The mask is inverted: True should mean that a target counts."
     if all_like(lambda t, n: t < n):
-        return f"in row {b} the end, at place {place}, does not count. How would a model learn to stop?"
+        return f"In row {b} the end mark, at place {place}, does not count. How would a model learn to stop?"
     if all_like(lambda t, n: t <= n + 1):
-        return f"in row {b} the first zero of the padding, at place {place}, still counts. Count the targets once more."
+        return f"In row {b} the first zero of the padding, at place {place}, counts. Count the targets once more."
     if all_like(lambda t, n: T - t <= n + 1):
-        return "the rows are padded on the left. Here the words stand on the left, and the padding after them."
+        return "The mask is for rows that are padded on the left. Here the padding comes after the words."
     if all_like(lambda t, n: 0 < t <= n):
-        return f"in row {b} the first word and the end do not count. This is a mask for targets, not for inputs."
+        return f"In row {b} the first word and the end mark do not count. This is a mask for targets, not for inputs."
     if all_like(lambda t, n: 0 < t <= n + 1):
-        return f"in row {b} the first word does not count. It follows an end, which is all that a model needs to begin."
-    kind = "a word" if place < lengths[b] else "the end" if place == lengths[b] else "padding"
-    return f"in row {b}, place {place} is {kind}, and the mask says {bool(rows[b][place])}."
+        return f"In row {b} the first word does not count. It is the target of the end mark in front of it."
+    kind = "a word" if place < lengths[b] else "the end mark" if place == lengths[b] else "padding"
+    return f"In row {b}, place {place} is {kind}, but the mask says {bool(rows[b][place])}."
 
 
 @contextmanager
 def _generators_kept():
-    "Leave the generators that the whole program shares as they were."
+    "Restore the global random generators afterwards."
     before = np.random.get_state(), random.getstate()
     try:
         yield
@@ -207,24 +210,25 @@ def rows_at(answer):
         rows = _plain(attempt(answer, *args, expect=LIST), answer, args)
         if len(rows) != size:
             raise Finding(
-                f"{call(answer, *args)} returned {len(rows)} rows; a batch has {size}. Where an epoch ends in the "
-                "middle of a batch, the next one fills it up."
+                f"It returned {len(rows)} rows, but a batch has {size}. If an epoch ends in the middle of a "
+                "batch, rows of "
+                f"the next epoch fill it up.{_asked(answer, args)}"
             )
         if outside := [row for row in rows if not 0 <= row < n]:
-            raise Finding(f"{call(answer, *args)} returned {outside[0]}, but the {n} stories are 0 to {n - 1}.")
+            raise Finding(f"It returned {outside[0]}, but the {n} stories are 0 to {n - 1}.{_asked(answer, args)}")
         return rows
 
     with _generators_kept():
         _check_pure(answer, ask)
     epoch = [ask(step, seed=7) for step in range(5)]
-    _check_epoch(epoch, "With batches of 2 on one machine")
+    _check_epoch(epoch, "With batches of 2 on one machine,")
     later = [ask(step) for step in range(5, 10)]
     if later == epoch:
         if sum(epoch, []) == list(range(10)):
-            raise Finding("The stories come as they are numbered, 0, 1, 2. Each epoch should mix them anew.")
-        raise Finding(f"The second epoch has the order of the first: {sum(epoch, [])}. Each should have its own.")
+            raise Finding("The stories come in the order of their numbers, 0, 1, 2. Shuffle them anew in each epoch.")
+        raise Finding(f"The second epoch has the order of the first: {sum(epoch, [])}. Each epoch should have its own.")
     if [ask(step, seed=8) for step in range(5)] == epoch:
-        raise Finding("With seed 7 and with seed 8 come the same stories. The seed should decide about the order.")
+        raise Finding("Seed 7 and seed 8 give the same stories. The order should depend on the seed.")
     _check_epoch(later, "In the second epoch, with batches of 2,")
     _check_ends(ask)
     _check_ranks(ask)
@@ -238,8 +242,9 @@ def _check_pure(answer, ask):
     if (far, near) == (ask(12), ask(0)):
         if touched:
             raise Finding(
-                "It seeds, or draws from, the generator that the whole program shares: from then on dropout, sampling and "
-                "whatever else throws dice goes on from there. Make a generator of your own: np.random.RandomState(...)."
+                "It uses the global random generator, and so changes the random numbers of the rest of the "
+                "program, such as "
+                "dropout and sampling. Make a generator of your own: np.random.RandomState(...)."
             )
         return
     found = []
@@ -248,12 +253,13 @@ def _check_pure(answer, ask):
         found.append(ask(0))
     if found[0] == found[1] and touched:
         raise Finding(
-            "Asked twice for the same step, it gave different rows: it draws from the generator that the whole program "
-            "shares, and whoever else draws from it changes your examples. Make one of your own, from the seed and the epoch."
+            "Two calls for the same step gave different rows. It draws from the global random generator, which "
+            "other parts "
+            "of the program use, too. Make a generator of your own from the seed and the epoch."
         )
     raise Finding(
-        "Asked twice for the same step, it gave different rows, although no shared generator was touched in between. "
-        "Does it remember earlier calls, or use a generator without a seed?"
+        "Two calls for the same step gave different rows. Does it remember earlier calls, or use a generator "
+        "without a seed?"
     )
 
 
@@ -263,8 +269,9 @@ def _check_epoch(batches: list[list[int]], where: str):
         steps = [step for step, batch in enumerate(batches) for row in batch if row == twice[0]]
         missing = sorted(set(range(len(rows))) - set(rows))
         raise Finding(
-            f"{where} story {twice[0]} comes at steps {steps[0]} and {steps[1]} of the same epoch, and story {missing[0]} "
-            "never. One order of all stories, cut into batches, has each of them once."
+            f"{where} story {twice[0]} comes at steps {steps[0]} and {steps[1]} of the same epoch, and story "
+            f"{missing[0]} "
+            "never comes. Make one order of all stories for the epoch, and cut it into batches."
         )
 
 
@@ -274,7 +281,7 @@ def _check_ends(ask):
     if any(sorted(half) != list(range(10)) for half in halves):
         raise Finding(
             "With 10 stories and batches of 4, two stories are left over at the end of the epoch. The first ten rows "
-            f"should have every story once, but are {rows[:10]}. Which epoch and place has row number step * 4 + i?"
+            f"should hold every story once, but are {rows[:10]}. Which epoch and place has row number step * 4 + i?"
         )
 
 
@@ -282,15 +289,16 @@ def _check_ranks(ask):
     for step in range(5):
         shares, big = [ask(step, rank=rank, world_size=2) for rank in range(2)], ask(step, size=4)
         if shares[0] == shares[1]:
-            raise Finding(f"At step {step}, ranks 0 and 1 of 2 both got {shares[0]}. They should do different work.")
+            raise Finding(f"At step {step}, ranks 0 and 1 of 2 both got {shares[0]}. They should get different rows.")
         if sorted(shares[0] + shares[1]) == sorted(big):
             continue
         if step and set(shares[0]) & set(ask(step - 1, rank=1, world_size=2)):
             raise Finding(
-                f"Rank 0 at step {step} gets {shares[0]}, of which rank 1 had its share a step before: the ranks overlap. "
-                "By how many rows does a step move on if two machines take part?"
+                f"The ranks overlap: at step {step} rank 0 gets {shares[0]}, some of which rank 1 had a step before. "
+                "By how many rows does each step advance if two machines take part?"
             )
         raise Finding(
-            f"At step {step}, rank 0 of 2 has {shares[0]} and rank 1 has {shares[1]}. Together they should have the one "
-            f"big batch that a single machine gets with 4 rows: {big}."
+            f"At step {step}, rank 0 of 2 gets {shares[0]} and rank 1 gets {shares[1]}. Together they should get "
+            "the large "
+            f"batch that a single machine gets with 4 rows: {big}."
         )
