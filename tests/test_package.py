@@ -126,6 +126,17 @@ def test_no_cell_hides_its_value_behind_a_semicolon(path):
 
 
 @each_notebook
+def test_solutions_are_folded_and_print_nothing(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if "solution" in cell["metadata"].get("tags", []):
+            lines = "".join(cell["source"]).splitlines()
+            assert lines[0] == "# Solution (click the ••• or this line to open it)", cell["id"]
+            assert lines[-1].startswith("assert check.") and not cell["outputs"], cell["id"]
+            assert cell["metadata"]["jupyter"]["source_hidden"], cell["id"]
+
+
+@each_notebook
 def test_directives_stand_first(path):
     for name, lines in code_cells(path):
         rest = "\n".join(lines)
