@@ -121,7 +121,7 @@ def write_card(first: dict[str, float], worst: dict[str, float]):
 def main():
     folders = {name: one_run(name) for name in RUNS}
     logs = {name: read_records(folder) for name, folder in folders.items()}
-    TRAINED.mkdir(exist_ok=True)
+    shutil.rmtree(TRAINED)
     model, tok = load(folders["seed 0"])
     save(TRAINED, model, tok, dtype="float16")
     for file in "log.csv", "train.yaml":
