@@ -25,7 +25,7 @@ NOT_RUNTIME = re.compile(
 # What a user may call, module by module: a name that appears or goes is a decision
 PUBLIC = {
     "attention": "causal_mask repeat_kv attention_weights Attention",
-    "baseline": "cross_entropy evaluate perplexity count_pairs unigram bigram ngram bits_per_byte Bigram fit sample",
+    "baseline": "cross_entropy evaluate perplexity count_pairs bigram ngram bits_per_byte Bigram fit sample",
     "block": "MLPS MLP SwiGLU Block",
     "cache": "KVCache",
     "data": "make_batch bucket_by_length Windows ValidationBatches validation_batches",
