@@ -1,5 +1,6 @@
 """The code in the README and on the site's own pages runs as shown."""
 
+import json
 import re
 import subprocess
 import sys
@@ -26,6 +27,12 @@ def test_every_link_leads_somewhere():
     assert links and all((ROOT / link).exists() for link in links)
 
 
-def test_every_chapter_is_in_the_table():
-    chapters = sorted(path.name for path in (ROOT / "nbs").glob("*.ipynb"))
-    assert re.findall(r"\(nbs/(.*?\.ipynb)\)", README) == chapters
+def test_the_table_has_each_chapter_with_its_question_and_its_minutes():
+    rows = []
+    for path in sorted((ROOT / "nbs").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        title, question = re.search(r"^# (.+)\n+> (.+)", text, re.M).groups()
+        minutes = re.search(r"\*About (\d+) minutes to read", text)[1]
+        rows.append(f"| [{path.name[:2]} {title}](nbs/{path.name}) | {question} | {minutes} |")
+    assert [line for line in README.splitlines() if line.startswith("| [")] == rows
