@@ -23,6 +23,6 @@ fig = training_plot({"training": records}, floor_of(corpus("tales"), tok), band=
 fig.axes[1].set_ylabel("skill")
 fig.savefig(Path(__file__).parent / "_static" / "readme.png", dpi=140)
 
-tales = sample_tales(model, tok, n=64)
+tales = sample_tales(model, tok, n=100)
 print(fill(next(tale for tale in tales if valid_fraction([tale]) == 1), 100), end="\n\n")
-print(f"{valid_fraction(tales):.0%} of 64 tales are valid; {records[-1].steps} steps took {records[-1].seconds:.0f} s")
+print(f"{valid_fraction(tales):.0%} of {len(tales)} tales are valid")
