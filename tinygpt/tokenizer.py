@@ -83,8 +83,7 @@ class PairCounts:
     "How often each pair of symbols occurs in the counted chunks, and in which chunks."
 
     def __init__(self, counts: Counter):
-        symbols = {byte: i for i, byte in enumerate(BYTES)}
-        # latin1 turns each byte into the character with its number; translate renumbers these in the order of BYTES
+        symbols = {byte: i for i, byte in enumerate(BYTES)}  # latin1: a byte becomes the character with its number
         self.chunks = [chunk.encode().decode("latin1").translate(symbols) for chunk in counts]
         self.times = list(counts.values())
         self.total, self.where = defaultdict(int), defaultdict(list)
@@ -112,8 +111,7 @@ class PairCounts:
                     self.total[right + tail[0]] -= self.times[i]
                     created.add(self.count(new + tail[0], i))
         del self.total[pair]
-        # a created pair may be gone again when the next occurrence is merged
-        return {pair for pair in created if self.total[pair]}
+        return {pair for pair in created if self.total[pair]}  # the next occurrence may have removed it again
 
 # %% ../nbs/01_tokenizer.ipynb #learn-merges
 def learn_merges(counts: Counter, vocab_size: int) -> tuple[list[bytes], list[tuple[int, int]]]:
@@ -140,9 +138,8 @@ def apply_merges(chunk: str, merges: dict[str, tuple[int, str, str]]) -> str:
     "Apply merges (pair -> its rank, the pair, the new symbol) to a chunk, in the order of their ranks."
     todo = {merges[pair] for pair in map(add, chunk, chunk[1:]) if pair in merges}
     while todo:
-        first = min(todo)  # the one with the lowest rank
-        _, pair, new = first
-        todo.remove(first)
+        rank, pair, new = min(todo)  # the lowest rank first
+        todo.remove((rank, pair, new))
         chunk = chunk.replace(pair, new)
         at = chunk.find(new)
         while at >= 0:
@@ -161,8 +158,7 @@ class BPETokenizer(Tokenizer):
                  pattern: str | None = GPT4_SPLIT, normalizer: str | None = None):
         super().__init__(tokens)
         self.merges, self.special_tokens = merges, special_tokens or {}
-        self.pattern, self.split = pattern, compile_split(pattern)
-        self.normalizer = normalizer  # None, except in files of other tokenizers
+        self.pattern, self.normalizer, self.split = pattern, normalizer, compile_split(pattern)
         special_ids = set(self.special_tokens.values())
         self.words = tokenizer_files.spell(tokens, special_ids)  # the tokens as tokenizer.json spells them
         symbol_of = {token: chr(i) for i, token in enumerate(tokens) if i not in special_ids}
