@@ -1,4 +1,4 @@
-"""Chapter 04: the measures are what PyTorch and closed forms say, counting is exact, and a network finds the counts."""
+"""The chapter Baseline: measures agree with PyTorch and closed forms, counting is exact, a network finds the counts."""
 
 import math
 import random
@@ -40,7 +40,7 @@ def uniform(vocab_size):
     return LookupModel(torch.full((vocab_size, vocab_size), 1 / vocab_size))
 
 
-def lesson(ids):
+def example(ids):
     "One row that asks for each token but the first."
     ids = torch.tensor([ids])
     return ids[:, :-1], ids[:, 1:], torch.ones(1, ids.shape[1] - 1, dtype=torch.bool)
@@ -94,7 +94,7 @@ def test_the_gradient_of_cross_entropy_is_p_minus_y():
 @pytest.mark.parametrize("size", [1, 2, 50, 1024])
 def test_the_uniform_model_is_as_unsure_as_its_vocabulary_is_large(size):
     ids = torch.randint(size, (200,)).tolist()
-    loss = evaluate(uniform(size), [lesson(ids)])
+    loss = evaluate(uniform(size), [example(ids)])
     assert math.isclose(baseline.perplexity(loss), size, rel_tol=1e-5)
 
 
@@ -105,23 +105,23 @@ def test_bits_per_byte_by_hand():
 
 def test_every_byte_at_random_is_eight_bits():
     ids = torch.randint(256, (1000,)).tolist()
-    nats = evaluate(uniform(256), [lesson(ids)]) * 999
+    nats = evaluate(uniform(256), [example(ids)]) * 999
     assert math.isclose(baseline.bits_per_byte(nats, 999), 8, rel_tol=1e-5)
 
 
 def test_evaluate_weights_tokens_and_not_batches():
     table, long, short = LookupModel(torch.tensor([[0.9, 0.1], [0.5, 0.5]])), [0, 0, 0, 0, 0, 0, 1, 1], [0, 1]
     nats = -(5 * math.log(0.9) + math.log(0.1) + math.log(0.5)) - math.log(0.1)
-    assert math.isclose(evaluate(table, [lesson(long), lesson(short)]), nats / 8, rel_tol=1e-6)
-    ids, targets, mask = lesson(long)
+    assert math.isclose(evaluate(table, [example(long), example(short)]), nats / 8, rel_tol=1e-6)
+    ids, targets, mask = example(long)
     mask[:, 3:] = False
     assert math.isclose(
-        evaluate(table, [(ids, targets, mask), lesson(short)]), -(3 * math.log(0.9) + math.log(0.1)) / 4, rel_tol=1e-6
+        evaluate(table, [(ids, targets, mask), example(short)]), -(3 * math.log(0.9) + math.log(0.1)) / 4, rel_tol=1e-6
     )
 
 
 def test_evaluate_leaves_out_a_batch_in_which_no_token_counts():
-    table, (ids, targets, mask) = LookupModel(torch.tensor([[0.9, 0.1], [0.5, 0.5]])), lesson([0, 0, 1])
+    table, (ids, targets, mask) = LookupModel(torch.tensor([[0.9, 0.1], [0.5, 0.5]])), example([0, 0, 1])
     nothing = ids, targets, torch.zeros_like(mask)
     loss = evaluate(table, [(ids, targets, mask)])
     assert evaluate(table, [nothing, (ids, targets, mask), nothing]) == loss
@@ -136,8 +136,8 @@ def test_evaluate_asks_a_network_not_to_act_as_in_training():
 
     network = Noisy(4)
     nn.init.normal_(network.rows.weight)
-    loss = evaluate(network, [lesson([0, 1, 2, 3, 2, 1])])
-    assert network.training and loss == evaluate(network.eval(), [lesson([0, 1, 2, 3, 2, 1])])
+    loss = evaluate(network, [example([0, 1, 2, 3, 2, 1])])
+    assert network.training and loss == evaluate(network.eval(), [example([0, 1, 2, 3, 2, 1])])
     assert not network.training
 
 
@@ -165,7 +165,7 @@ def test_a_pair_of_large_ids_does_not_overflow():
 
 @given(texts, st.floats(0.01, 10))
 @settings(deadline=None)
-def test_smoothed_rows_are_chances_by_the_formula(text, k):
+def test_smoothed_rows_are_probabilities_by_the_formula(text, k):
     vocab_size, ids = text
     pairs, firsts, seconds = Counter(zip(ids, ids[1:])), Counter(ids[:-1]), Counter(ids[1:])
     counts, every, total = count_pairs(ids, vocab_size), range(vocab_size), len(ids) - 1 + k * vocab_size
@@ -181,15 +181,15 @@ def test_without_smoothing_the_loss_on_its_own_text_is_the_conditional_entropy()
     n, counts = len(ids) - 1, count_pairs(ids, 4)
     conditional = -sum(count / n * math.log(count / firsts[a]) for (a, _), count in pairs.items())
     entropy = -sum(count / n * math.log(count / n) for count in seconds.values())
-    assert math.isclose(evaluate(bigram(counts, 0), [lesson(ids)]), conditional, rel_tol=1e-5)
-    assert math.isclose(evaluate(unigram(counts, 0), [lesson(ids)]), entropy, rel_tol=1e-5)
+    assert math.isclose(evaluate(bigram(counts, 0), [example(ids)]), conditional, rel_tol=1e-5)
+    assert math.isclose(evaluate(unigram(counts, 0), [example(ids)]), entropy, rel_tol=1e-5)
     assert conditional < entropy < math.log(4)
 
 
 def test_what_never_came_is_infinitely_surprising_unless_smoothed():
     counts = count_pairs([0, 1, 0, 1, 2], 3)
-    assert evaluate(bigram(counts, 0), [lesson([0, 2])]) == math.inf
-    assert evaluate(bigram(counts, 1), [lesson([0, 2])]) < 2
+    assert evaluate(bigram(counts, 0), [example([0, 2])]) == math.inf
+    assert evaluate(bigram(counts, 1), [example([0, 2])]) < 2
 
 
 class Documents:
@@ -233,7 +233,7 @@ def test_ngrams_are_what_the_formula_says_and_never_cross_an_end(documents, n, a
 
 def test_a_longer_context_tells_apart_what_a_shorter_one_cannot():
     tokens = Documents([[0, 1, 2], [2, 1, 0]] * 50, 4)
-    batches = [lesson([3, 0, 1, 2, 3]), lesson([3, 2, 1, 0, 3])]
+    batches = [example([3, 0, 1, 2, 3]), example([3, 2, 1, 0, 3])]
     losses = [evaluate(ngram(tokens, n), batches) for n in (1, 2, 3)]
     assert losses[0] > losses[1] + 0.3 and losses[1] > losses[2] + 0.15
 
@@ -256,7 +256,7 @@ def test_the_network_looks_rows_up_as_a_one_hot_row_times_the_matrix():
 
 def test_fit_finds_the_counts():
     ids = walk(4000)
-    network, batches = Bigram(4), [lesson(ids)] * 150
+    network, batches = Bigram(4), [example(ids)] * 150
     losses = fit(network, batches, steps=150, lr=0.1)
     counted = bigram(count_pairs(ids, 4), 0)
     assert len(losses) == 150 and math.isclose(losses[0], math.log(4), rel_tol=1e-5)
@@ -270,20 +270,20 @@ def test_fit_takes_each_batch_once_in_order_and_heeds_its_mask():
             seen.append(step)
             return super().__getitem__(step)
 
-    seen, (ids, targets, mask) = [], lesson([0, 1, 2, 0, 1, 3])
+    seen, (ids, targets, mask) = [], example([0, 1, 2, 0, 1, 3])
     mask[:, -1] = False
     network = Bigram(4)
     fit(network, Recorder([(ids, targets, mask)] * 30), steps=30, lr=0.5)
     assert seen == list(range(30))
-    chances = network.rows.weight.softmax(1)
-    assert chances[1].argmax() == 2 and chances[1, 3] < 0.05
+    probs = network.rows.weight.softmax(1)
+    assert probs[1].argmax() == 2 and probs[1, 3] < 0.05
 
 
 def test_fit_does_the_same_from_the_same_seed():
     def run(seed):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Embedding(4, 8), nn.Linear(8, 4))
-        batches = [lesson(walk(50, seed=step)) for step in range(25)]
+        batches = [example(walk(50, seed=step)) for step in range(25)]
         return fit(model, batches, steps=25), [p.detach().clone() for p in model.parameters()]
 
     (losses, weights), (again, same), (others, _) = run(1), run(1), run(2)
@@ -300,7 +300,7 @@ def test_fit_ends_with_small_steps():
             moves.append(network.rows.weight.detach().clone())
             return super().__getitem__(step)
 
-    fit(network, Watched([lesson(ids)] * 60), steps=60, lr=0.1)
+    fit(network, Watched([example(ids)] * 60), steps=60, lr=0.1)
     steps = [(b - a).abs().max().item() for a, b in zip(moves, moves[1:])]
     assert steps[0] < 0.02 and max(steps) > 0.05 and steps[-1] < 0.02
 
@@ -308,7 +308,7 @@ def test_fit_ends_with_small_steps():
 # Writing
 
 
-def test_sampled_frequencies_are_the_chances():
+def test_sampled_frequencies_are_the_probabilities():
     model, counts = LookupModel(WALK), torch.zeros(4, 4, dtype=torch.int64)
     for seed in range(300):
         counts += count_pairs(sample(model, [0], 40, seed=seed), 4)

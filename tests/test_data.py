@@ -1,4 +1,4 @@
-"""Chapter 03: every batch against a plain account of what it should hold, and token files against every mishap."""
+"""The chapter Data: every batch against a plain account of what it should hold, and token files against every mishap."""
 
 import contextlib
 import gzip

@@ -263,7 +263,7 @@ def test_a_cache_that_cannot_be_written(serve, cache, nobody, monkeypatch):
             with nobody(), pytest.raises(OSError, match="TINYGPT_CACHE") as caught:
                 download(f"{server.url}/a", SHA256, "a.bin")
             message = is_one_sentence(caught.value)
-            assert message.startswith(f"a.bin cannot be kept in {place} (Permission denied);")
+            assert message.startswith(f"a.bin cannot be saved in {place} (Permission denied);")
         os.chmod(folder, 0o755)
         monkeypatch.setenv("TINYGPT_CACHE", folder)
         download(f"{server.url}/a", SHA256, "a.bin")
@@ -274,7 +274,7 @@ def test_a_cache_that_cannot_be_written(serve, cache, nobody, monkeypatch):
 
 def test_a_cache_that_is_a_file(serve, cache):
     cache.write_text("in the way")
-    with pytest.raises(OSError, match=re.escape(f"a.bin cannot be kept in {cache} (Not a directory);")) as caught:
+    with pytest.raises(OSError, match=re.escape(f"a.bin cannot be saved in {cache} (Not a directory);")) as caught:
         download(f"{serve(whole).url}/a", SHA256, "a.bin")
     is_one_sentence(caught.value)
 

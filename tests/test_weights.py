@@ -890,7 +890,7 @@ def test_a_model_without_safetensors(serve, at, cache):
     assert one_sentence(caught.value).startswith("the hub has a/b without safetensors, perhaps only as a pickle, which")
 
 
-REFUSED = ", so it has no such model, or not for you (hf auth login tells it who you are); download it"
+REFUSED = ", so it has no such model, or your account may not read it (log in with: hf auth login); download it"
 
 
 @pytest.mark.parametrize(
@@ -902,7 +902,7 @@ REFUSED = ", so it has no such model, or not for you (hf auth login tells it who
         (status(404, X_Error_Code="RepoNotFound"), f"the server answers 404 Not Found{REFUSED}"),
         (status(404, X_Error_Code="RevisionNotFound"), f"the server answers 404 Not Found{REFUSED}"),
         (status(500), "the server answers 500 Internal Server Error; download it"),
-        (page, "what it sends is no answer to this, perhaps a log-in page; download it"),
+        (page, "it sent something else, perhaps a log-in page; download it"),
         (hung_up, "the transfer failed (Server disconnected"),
         (silent, "the network or 127.0.0.1 cannot be reached (timed out); download it"),
         (None, "the network or 127.0.0.1 cannot be reached ([Errno 111] Connection refused); download it"),
@@ -932,5 +932,5 @@ def test_a_cache_that_is_a_file(serve, at, cache):
     at(serve(hub).url)
     with pytest.raises(OSError) as caught:
         find_folder("a/b")
-    start = f"there is no folder 'a/b', and a/b cannot be kept in {cache} (Not a directory); name a folder that you may"
+    start = f"there is no folder 'a/b', and a/b cannot be saved in {cache} (Not a directory); name a folder that you may"
     assert one_sentence(caught.value).startswith(start)

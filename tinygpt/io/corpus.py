@@ -21,7 +21,7 @@ CHATS = {"train": range(2000), "val": range(UNSEEN, UNSEEN + 200)}
 class Documents:
     "One split of a corpus: its documents are made or read anew each time."
     begin: Callable[[], Iterable[Iterable[str]]]  # yields each document, as its pieces
-    about: str  # how much there is, in words
+    about: str  # its size, for printing: "4,000 documents"
     whole_documents: bool  # whether each document is an example of its own; False: running text
     special_tokens: tuple[str, ...] = ()  # those that the documents may contain
 
@@ -47,7 +47,7 @@ class Corpus:
     name: str
     train: Documents
     val: Documents
-    heldout: Documents | None = None  # pairs of colour and thing that `train` never has
+    heldout: Documents | None = None  # with pairs of colour and thing that never occur in `train`
     known_source: bool = False  # whether the exact probability of each text is known
 
     def __iter__(self) -> Iterator[str]:
@@ -66,11 +66,11 @@ class Corpus:
         return f"Corpus({self.name}; {', '.join(f'{name}: {split.about}' for name, split in splits if split)})"
 
 def strange_tale(number: int) -> str:
-    "A tale with a colour and a thing that the tales of `train` never bring together."
+    "A tale with a colour and a thing that never occur together in `train`."
     return next(tale for seed in count(1000 * number) if (tale := tales.tale(seed, heldout=True)) != tales.tale(seed))
 
 def running_text(parts: list[tuple[Path, int, int]]) -> Documents:
-    "Files, or parts of them from one byte to another; each is a document."
+    "Files, or ranges of bytes of files, as running text; each is a document."
     parts = [(path, start, stop) for path, start, stop in parts if start < stop]
     about = f"{sum(stop - start for _, start, stop in parts):,} bytes"
     return Documents(lambda: (read_text(*part) for part in parts), about, whole_documents=False)
@@ -81,7 +81,7 @@ def stories(path: Path) -> Documents:
     return Documents(lambda: ([story] for story in split_stories(read_text(path))), about, whole_documents=True)
 
 def own_corpus(name: str, files: list[Path]) -> Corpus:
-    "Files as running text: the first 90 % of the bytes to learn from, the rest for validation."
+    "Files as running text: the first 90 % of the bytes for training, the rest for validation."
     sizes = [text_size(path) for path in files]
     left, train, val = sum(sizes) * 9 // 10, [], []
     for path, size in zip(files, sizes):
@@ -91,11 +91,12 @@ def own_corpus(name: str, files: list[Path]) -> Corpus:
         val.append((path, cut, size))
     found = Corpus(name, running_text(train), running_text(val))
     if not (any(found.train) and any(found.val)):
-        raise ValueError(f"{name} has {sum(sizes)} bytes of text, too few to be split: give some pages of text")
+        raise ValueError(f"{name} has {sum(sizes)} bytes of text, too few to train on and to validate with: "
+                         "give some pages of text")
     return found
 
 def split_stories(parts: Iterable[str], between: str = "<|endoftext|>") -> Iterator[str]:
-    "The stories of a text, which comes in parts and has a mark between any two stories."
+    "The stories of a text that comes in parts, with a mark between any two stories."
     rest = ""
     for part in parts:
         *stories, rest = (rest + part).split(between)

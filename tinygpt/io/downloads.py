@@ -16,12 +16,12 @@ TINYSTORIES = {"repo_type": "dataset", "repo_id": "roneneldan/TinyStories",
                "revision": "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"}
 
 def cache_folder() -> Path:
-    "Where downloads are kept: the folder that TINYGPT_CACHE names, or else the user's own cache."
+    "The folder for downloads: the one named in TINYGPT_CACHE, or else the user's cache."
     return Path(os.environ.get("TINYGPT_CACHE") or user_cache_dir("tinygpt")).expanduser()
 
 @contextmanager
 def writable_cache() -> Iterator[None]:
-    "Say in one sentence that the cache cannot be written, and what to do."
+    "Raise an OSError with one sentence, and a way out, if the cache cannot be written."
     try:
         yield
     except OSError as error:
@@ -35,22 +35,22 @@ def shakespeare() -> Path:
     return download(SHAKESPEARE, SHAKESPEARE_SHA256, "tinyshakespeare.txt")
 
 def tinystories() -> dict[str, Path]:
-    "The 2.3 GB of TinyStories in their second version, downloaded once; <|endoftext|> stands between two stories."
+    "The 2.3 GB of TinyStories, version 2, downloaded once; <|endoftext|> separates the stories."
     return {"train": hub_file("TinyStoriesV2-GPT4-train.txt"), "val": hub_file("TinyStoriesV2-GPT4-valid.txt")}
 
 def download(url: str, sha256: str, name: str, timeout: float = 30, retries: int = 2) -> Path:
-    "A file of the cache; it is downloaded if it is missing or its checksum is wrong."
+    "The path of a file in the cache, downloaded if it is missing or its checksum is wrong."
     import pooch
     def fetch(url: str, draft: str, _):
         with tqdm(total=1, desc=name, unit="B", unit_scale=True) as bar:  # 1: pooch tests the bar, then sets its total
             pooch.HTTPDownloader(progressbar=bar, timeout=timeout)(url, draft, None)
-        os.chmod(draft, 0o644)  # pooch makes its drafts for one user alone, but a whole class may share a cache
+        os.chmod(draft, 0o644)  # readable for all, since a class may share a cache; pooch makes its drafts for one user
     with _readable_errors(url, name):
         cache = pooch.create(cache_folder(), "", registry={name: sha256}, urls={name: url}, retry_if_failed=retries)
         return Path(cache.fetch(name, downloader=fetch))
 
 def hub_file(name: str) -> Path:
-    "A file of TinyStories: one that was put into the cache by hand, or else the hub's, downloaded once."
+    "The path of a file of TinyStories: put into the cache by hand, or else downloaded once from the hub."
     import huggingface_hub as hub
     folder, file = cache_folder(), TINYSTORIES | {"filename": name}
     if (folder / name).is_file():
@@ -67,7 +67,7 @@ def hub_folder(repo: str, revision: str | None, files: list[str], otherwise: str
     wanted = {"revision": revision, "cache_dir": cache_folder(), "allow_patterns": files, "ignore_patterns": "*/*"}
     with _readable_errors(f"{constants.ENDPOINT}/{repo}", f"{otherwise}, and {repo}",
                           "download it where there is a network, or pass the path of a folder that holds it",
-                          ", so it has no such model, or not for you (hf auth login tells it who you are)"):
+                          ", so it has no such model, or your account may not read it (log in with: hf auth login)"):
         try:
             return Path(snapshot_download(repo, **wanted, local_files_only=True))
         except FileNotFoundError:
@@ -78,17 +78,17 @@ def hub_folder(repo: str, revision: str | None, files: list[str], otherwise: str
 
 @contextmanager
 def _readable_errors(url: str, what: str, instead: str = "", denied: str = "") -> Iterator[None]:
-    "Say in one sentence why a download failed, and what to do instead; `denied`: what a server means by 401 to 404."
+    "Raise an error that says why a download failed and what to do instead; `denied` explains the statuses 401 to 404."
     instead = instead or f'put that file at {cache_folder() / what}, or use corpus("tales"), which needs no network'
     try:
         yield
-    except Exception as error:  # what pooch, requests, the hub and its transports raise has no class in common
+    except Exception as error:  # the errors of pooch, requests and the hub have no class in common
         causes = [error]
         while below := [e for e in (causes[-1].__cause__, *causes[-1].args) if isinstance(e, Exception)]:
             causes.append(below[0])
         root, status = causes[-1], [e.response.status_code for e in causes if getattr(e, "response", None) is not None]
         if isinstance(error, PermissionError) or getattr(error, "errno", None):
-            raise OSError(f"{what} cannot be kept in {cache_folder()} ({root.strerror or root}); name a folder that "
+            raise OSError(f"{what} cannot be saved in {cache_folder()} ({root.strerror or root}); name a folder that "
                           f"you may write to in TINYGPT_CACHE, or {instead}") from None
         kind, detail = OSError, re.split(r"\.\s", str(root))[0]
         if status:
@@ -97,8 +97,8 @@ def _readable_errors(url: str, what: str, instead: str = "", denied: str = "") -
         elif isinstance(root, ConnectionError | TimeoutError) or getattr(root, "errno", None):
             reason = f"the network or {urlsplit(url).hostname} cannot be reached ({detail})"
         elif isinstance(error, ValueError):
-            sent = "another file (its SHA-256 is wrong)" if "SHA256" in detail else "no answer to this"
-            kind, reason = ValueError, f"what it sends is {sent}, perhaps a log-in page"
+            sent = "another file (its SHA-256 is wrong)" if "SHA256" in detail else "something else"
+            kind, reason = ValueError, f"it sent {sent}, perhaps a log-in page"
         else:
             reason = f"the transfer failed ({detail})"
         raise kind(f"{what} could not be downloaded from {url}: {reason}; {instead}") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from tinygpt.io.reading import open_regular
 
-SUFFIXES = (".txt", ".md", ".text", ".txt.gz", ".md.gz", ".text.gz")  # what a folder's text files end in
+SUFFIXES = (".txt", ".md", ".text", ".txt.gz", ".md.gz", ".text.gz")  # the endings of text files in a folder
 
 def text_files(path: str | Path) -> list[Path]:
     "The file itself, or the text files of a folder and its subfolders, sorted; hidden and linked folders are left out."
@@ -35,7 +35,7 @@ def text_files(path: str | Path) -> list[Path]:
     return sorted(files)
 
 def near_names(path: Path) -> list[str]:
-    "Paths that exist and resemble this one: what the first missing part of it was perhaps meant to be."
+    "Existing paths with a name that resembles the first missing part of this one."
     for missing, folder in zip((path, *path.parents), path.parents):
         if folder.is_dir():
             names = [name for name in os.listdir(folder) if name != missing.name]  # a broken link is listed, too
@@ -43,19 +43,19 @@ def near_names(path: Path) -> list[str]:
     return []
 
 def text_size(path: str | Path) -> int:
-    "How many bytes a file has, once unpacked."
+    "The number of bytes in a file, after decompression."
     with _opened(path) as file:
         return file.seek(0, os.SEEK_END)
 
 def read_text(path: str | Path, start: int = 0, stop: int | None = None, piece: int = 1 << 20) -> Iterator[str]:
     """The characters of a file that begin at byte `start` or later and before `stop`, about `piece` bytes at a time.
 
-    Bytes are counted once unpacked, and where one range stops, the next may start. Line ends stay, a byte order mark
-    at the start does not."""
+    Bytes are counted after decompression. Adjacent ranges give the whole text, each character once. Line ends are
+    kept, a byte order mark at the start is removed."""
     with _opened(path) as file:
         if file.read(3) == codecs.BOM_UTF8:
             start = max(start, 3)
-        at = file.seek(max(start - 3, 0))  # a character that `start` is inside of begins here or later
+        at = file.seek(max(start - 3, 0))  # if `start` is inside a character, that begins here or later
         before = file.read(start - at)
         half = before[codecs.utf_8_decode(before, "ignore")[1] :]
         at, inside, more = at + len(before), bool(half), True

@@ -1,4 +1,4 @@
-"""A text as token ids in a file: encoded once, on all cores, and read as it is needed."""
+"""Texts as token ids in files: encoded once, on all cores, and read in parts."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 
 __all__ = ["Tokens", "encode_corpus"]
 
-MEGABYTE = 1 << 20  # characters, more or less
-HEADER = 32  # bytes: four numbers of 8, the last a CRC-32 of all that follows, and then of the other three
+MEGABYTE = 1 << 20  # characters: about this many bytes of text
+HEADER = 32  # bytes, 8 each: ids, documents, bytes an id, and a CRC-32 of the rest of the file and of these three
 
 def text_sha256(split: Documents) -> str:
     "The SHA-256 of the texts, of where they end and of their special tokens."
@@ -30,7 +30,7 @@ def text_sha256(split: Documents) -> str:
             empty = empty and not piece
         found.update(b"\xff")  # a byte that occurs in no text
     if empty:
-        raise ValueError(f"there is no text in {split}; of your own text a tenth is kept for val, so give a longer one")
+        raise ValueError(f"there is no text in {split}; val is a tenth of your own text, so give a longer one")
     found.update(json.dumps(sorted(split.special_tokens)).encode())
     return found.hexdigest()
 
@@ -43,13 +43,13 @@ def tokenizer_sha256(tok) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 def fingerprint(split: Documents, tok) -> str:
-    "The SHA-256 of the text and that of the tokenizer, half of each: the name of a token file."
+    "The name of a token file: half of the SHA-256 of the text, and half of that of the tokenizer."
     return f"{text_sha256(split)[:32]}-{tokenizer_sha256(tok)[:32]}"
 
 def cut_documents(split: Documents, tok) -> Iterator[str | None]:
     "The pieces of all documents, with None where one ends."
     for document in split.begin():
-        if isinstance(tok, BPETokenizer):  # cut where no token can be, so that the ids are those of the whole
+        if isinstance(tok, BPETokenizer):  # cut where no token can cross, so that the ids are those of the whole
             special = special_pattern(split.special_tokens, tok.special_tokens)
             document = pieces(document, tok.pattern, special, tok.normalizer, MEGABYTE)
         elif not isinstance(tok, CharTokenizer):
@@ -59,7 +59,7 @@ def cut_documents(split: Documents, tok) -> Iterator[str | None]:
 
 def encode_portion(portion: list[str | None], encode: Callable, end: list[int],
                    dtype: type) -> tuple[np.ndarray, list[int]]:
-    "The ids of a portion, with the end after each document, and where in them the next document starts."
+    "The ids of a portion, with `end` after each document, and where in them the next document starts."
     ids, starts = [], []
     for piece in portion:
         ids += end if piece is None else encode(piece)
@@ -68,7 +68,7 @@ def encode_portion(portion: list[str | None], encode: Callable, end: list[int],
     return np.array(ids, dtype), starts
 
 def write_tokens(path: Path, encoded: Iterable[tuple[np.ndarray, list[int]]], end: list[int], dtype: type):
-    "Write a token file: its header, the ids as they come, with the end in front, and where documents start."
+    "Write a token file: its header, `end` and the encoded ids, and where documents start."
     n, bounds, checksum = len(end), array("q", [len(end)]), 0
     def content() -> Iterator[bytes]:
         nonlocal n
@@ -88,7 +88,7 @@ def write_tokens(path: Path, encoded: Iterable[tuple[np.ndarray, list[int]]], en
         file.write(header + np.array([zlib.crc32(header, checksum)]).tobytes())
 
 def is_whole(path: Path) -> bool:
-    "Whether a token file exists and has the checksum that its header says."
+    "Whether a token file exists and its content has the checksum in its header."
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -115,7 +115,7 @@ class Tokens:
         return np.memmap(self.path, self.dtype, mode="r", offset=HEADER, shape=(self.n,))
 
     def rows(self, documents: np.ndarray) -> np.ndarray:
-        "Where the ids of each document begin and stop, including the ends on both sides if there are any."
+        "Where the ids of each document begin and stop, including the end marks on both sides, if there are any."
         begins = self.bounds[documents] - self.bounds[0]
         return np.stack([begins, self.bounds[documents + 1]], axis=1)
 
