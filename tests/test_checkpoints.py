@@ -135,9 +135,9 @@ def test_gpt2_and_ours_go_both_ways(tmp_path_factory, layers, heads, head_dim, t
 
 
 SHAPES = {
-    "modern": GPTConfig.modern(1024, block_size=64, n_layer=2, n_embd=32, n_kv_head=2, dropout=0.25),
-    "gpt2": GPTConfig.gpt2(1024, block_size=64, n_layer=2, n_embd=32, tied=False, dropout=0.125),
-    "mixed": GPTConfig(1024, 64, 2, n_embd=32, norm="layer", bias=True, position="learned", norm_eps=1e-4),
+    "modern": GPTConfig.modern(2048, block_size=64, n_layer=2, n_embd=32, n_kv_head=2, dropout=0.25),
+    "gpt2": GPTConfig.gpt2(2048, block_size=64, n_layer=2, n_embd=32, tied=False, dropout=0.125),
+    "mixed": GPTConfig(2048, 64, 2, n_embd=32, norm="layer", bias=True, position="learned", norm_eps=1e-4),
 }
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 
@@ -158,7 +158,7 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path, shape):
     assert back.config == model.config
     assert list(back.state_dict()) == list(model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), model.state_dict().values()))
-    assert torch.equal(back(some_ids(1024)), model(some_ids(1024)))
+    assert torch.equal(back(some_ids(2048)), model(some_ids(2048)))
     assert all(p.requires_grad and p.is_contiguous() for p in back.parameters())
     assert tok.encode(tale(5)) == the_tokenizer().encode(tale(5))
     saved(tmp_path / "b", shape, the_tokenizer())
@@ -170,7 +170,7 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path, shape):
 def test_a_loaded_model_goes_on_learning(tmp_path, shape):
     model = saved(tmp_path, shape)
     back, _ = load(tmp_path)
-    ids = some_ids(1024)
+    ids = some_ids(2048)
     for one in model, back:
         one.eval()
         optimizer = torch.optim.SGD(one.parameters(), 0.1)
@@ -195,7 +195,7 @@ def test_transformers_reads_the_same_ids(tmp_path, shape, make):
 
 def test_transformers_can_write_with_our_model(tmp_path):
     model = saved(tmp_path, "modern", the_tokenizer())
-    theirs, ids = AutoModelForCausalLM.from_pretrained(tmp_path), some_ids(1024)[:1]
+    theirs, ids = AutoModelForCausalLM.from_pretrained(tmp_path), some_ids(2048)[:1]
     written = theirs.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
     for _ in range(8):
         ids = torch.cat([ids, model(ids)[:, -1:].argmax(-1)], 1)
@@ -212,7 +212,7 @@ def test_sixteen_bits_halve_the_file_and_are_read_as_what_is_asked(tmp_path, sha
     for name, tensor in model.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor.bfloat16().float())
     short, _ = load(tmp_path / "short", dtype="bfloat16")
-    assert {p.dtype for p in short.parameters()} == {torch.bfloat16} and short(some_ids(1024)).dtype == torch.bfloat16
+    assert {p.dtype for p in short.parameters()} == {torch.bfloat16} and short(some_ids(2048)).dtype == torch.bfloat16
     assert json.loads((tmp_path / "short" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
@@ -230,7 +230,7 @@ def test_a_mixed_shape_says_who_opens_it(tmp_path):
 def test_a_compiled_model_is_saved_as_what_it_wraps(tmp_path):
     model = shaken(GPT(SHAPES["modern"]))
     save(tmp_path, torch.compile(model, backend="eager"))
-    assert torch.equal(load(tmp_path)[0](some_ids(1024)), model(some_ids(1024)))
+    assert torch.equal(load(tmp_path)[0](some_ids(2048)), model(some_ids(2048)))
 
 
 def edit_config(folder, **changes):
@@ -525,17 +525,17 @@ def test_any_changed_byte_of_the_weights_is_noticed(tmp_path):
         except ValueError as error:
             assert str(path) in str(error)
         else:
-            assert torch.equal(back(some_ids(1024)), model(some_ids(1024)))
+            assert torch.equal(back(some_ids(2048)), model(some_ids(2048)))
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_knows_is_refused(tmp_path):
     small = GPT(GPTConfig(1000, 64, 1))
-    with pytest.raises(ValueError, match="1024 tokens.*1000"):
+    with pytest.raises(ValueError, match="2048 tokens.*1000"):
         save(tmp_path, small, the_tokenizer())
     assert not list(tmp_path.iterdir())
     save(tmp_path, small)
     the_tokenizer().save(tmp_path)
-    with pytest.raises(ValueError, match="1024 tokens.*1000"):
+    with pytest.raises(ValueError, match="2048 tokens.*1000"):
         load(tmp_path)
 
 
@@ -636,7 +636,7 @@ def test_what_tinygpt_wrote_is_replaced(tmp_path):
     for shape in "modern", "gpt2", "modern":
         for variant in None, "best":
             model = saved(tmp_path, shape, variant=variant)
-            assert torch.equal(load(tmp_path, variant=variant)[0](some_ids(1024)), model(some_ids(1024)))
+            assert torch.equal(load(tmp_path, variant=variant)[0](some_ids(2048)), model(some_ids(2048)))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -686,7 +686,7 @@ def test_a_model_is_loaded_without_a_tokenizer_that_cannot_be_read(tmp_path, dam
     if damage == "link":
         path.symlink_to("gone.json")
     elif damage == "large":
-        BPETokenizer.train(STORIES, 1100).save(tmp_path)
+        BPETokenizer.train(STORIES, 2100).save(tmp_path)
     else:
         path.write_text(damage)
     if damage == "fifo":
@@ -695,7 +695,7 @@ def test_a_model_is_loaded_without_a_tokenizer_that_cannot_be_read(tmp_path, dam
     with pytest.raises((ValueError, OSError), match=r"; to load the model alone, load\(\.\.\., tokenizer=False\)$"):
         load(tmp_path)
     back, tok = load(tmp_path, tokenizer=False)
-    assert tok is None and torch.equal(back(some_ids(1024)), model(some_ids(1024)))
+    assert tok is None and torch.equal(back(some_ids(2048)), model(some_ids(2048)))
 
 
 STORIES = "".join(map(tale, range(60)))
