@@ -302,7 +302,7 @@ def test_tokens_per_second_count_the_step_alone(lesson, monkeypatch):
     text, tok = lesson
     time = slow_steps(monkeypatch, lambda step: 0.5)
 
-    def evaluate():
+    def evaluate(is_last):
         time[0] += 100.0
         return {"val_loss": 1.0}
 
@@ -422,7 +422,7 @@ def tiny_teller():
     from tinygpt.tales import the_tokenizer
 
     torch.manual_seed(0)
-    model = GPT(GPTConfig.modern(1024, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, block_size=40, tied=False))
+    model = GPT(GPTConfig.modern(2048, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, block_size=40, tied=False))
     torch.nn.init.normal_(model.lm_head.weight, std=0.5)
     return model, the_tokenizer()
 
