@@ -433,7 +433,7 @@ def test_the_settings_of_a_run_start_another_like_it(tmp_path):
 def test_a_folder_with_a_run_is_left_alone():
     before = {path: path.read_bytes() for path in Path("runs/sums").rglob("*") if path.is_file()}
     for words, said in [
-        (["sums.txt"], "has a run already"),
+        (["sums.txt"], "already has a run"),
         (["sums.txt", "--resume", "--train.steps", "9"], "another train"),
         (["--resume", "--out", "runs/sums", "--model.n_layer", "2"], "another model"),
         (["tales", "--resume", "--out", "runs/sums"], "another text"),

@@ -156,7 +156,7 @@ def test_a_device_that_is_missing_is_named(parts, tmp_path, monkeypatch):
     if torch.cuda.is_available():
         monkeypatch.setattr(torch, "empty", broken)
     for name in "cuda", torch.device("cuda", 0):
-        with pytest.raises(ValueError, match="device='cuda.*PyTorch finds no GPU here: give device='cpu'"):
+        with pytest.raises(ValueError, match="device='cuda.*PyTorch finds no GPU: give device='cpu'"):
             tg.load(tmp_path, device=name)
     with pytest.raises(ValueError, match="device='abacus'.*no such device"):
         tg.load(tmp_path, device="abacus")

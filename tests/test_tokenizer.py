@@ -419,7 +419,7 @@ def change(*path, to):
         (change("model", "vocab", "!", to="0"), "not"),
         (change("model", "merges", 3, to=["no", "pe"]), "'no' and 'pe'"),
         (change("model", "merges", 3, to=["one"]), "not enough values"),
-        (lambda spec: spec["model"]["merges"].reverse() or spec, "only after it was used"),
+        (lambda spec: spec["model"]["merges"].reverse() or spec, "before the merge that makes it"),
         (change("model", to=None), "does not hold a BPE vocabulary"),
         (change("added_tokens", 0, "lstrip", to=True), "lstrip"),
         (change("normalizer", to={"type": "Lowercase"}), "Lowercase"),
@@ -553,7 +553,7 @@ def test_damaged_gpt2_vocabulary(reference, tmp_path):
 def test_gpt2_files_that_do_not_belong_together(reference, tmp_path):
     short = tmp_path / "vocab.bpe"
     short.write_text("#version: 0.2\n\u0120 t\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="50257 tokens do not go with the 1 merges"):
+    with pytest.raises(ValueError, match="50257 tokens do not match the 1 merges"):
         load_gpt2(BPETokenizer, reference / "gpt2" / "encoder.json", short)
 
 
@@ -663,7 +663,7 @@ def test_added_tokens_are_found_where_the_library_finds_them(tok, tmp_path_facto
     folder = tmp_path_factory.mktemp("added")
     if ordinary or unlike:
         (folder / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
-        with pytest.raises(ValueError, match="an ordinary token as well|as the text is in which"):
+        with pytest.raises(ValueError, match="an ordinary token as well|would never be found"):
             BPETokenizer.load(folder)
         return
     ours = opens_alike(spec, folder, [*names, *"<>xob "], len({special for special, _ in names.values()}) < 2)
@@ -689,7 +689,7 @@ def test_plain_added_tokens_are_found_without_being_allowed(tok, tmp_path):
 def test_too_many_added_tokens_are_refused(tok, tmp_path):
     spec = with_parts(tok, added_tokens=[{"id": i, "content": f"<{i}>"} for i in range(320, 200_320)])
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
-    with pytest.raises(ValueError, match="200,000 added tokens, and no more than 10,000"):
+    with pytest.raises(ValueError, match="200,000 added tokens, but at most 10,000"):
         BPETokenizer.load(tmp_path)
 
 
@@ -735,7 +735,7 @@ def test_ids_may_have_gaps(tok, tmp_path):
     assert ours.vocab_size == 1227 and ours.special_tokens["<|user|>"] == 1226
     assert ours.decode(ours.encode(STORY)) == STORY and pickle.loads(pickle.dumps(ours)).encode("a") == ours.encode("a")
     for hole in 41, 47, 325, 1200:
-        with pytest.raises(ValueError, match=f"id {hole} is not among the 320 ids"):
+        with pytest.raises(ValueError, match=f"id {hole} is not one of .* 320 ids"):
             ours.decode([5, hole])
     spec["model"]["vocab"]["!"] = 2**40
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
@@ -921,7 +921,7 @@ def test_the_name_of_a_file_is_not_learned(tmp_path, monkeypatch, learn):
 
 def test_ids_out_of_range(tok):
     for id in -1, 320, 10**30:
-        with pytest.raises(ValueError, match=f"id {id} is not among the 320 ids"):
+        with pytest.raises(ValueError, match=f"id {id} is not one of .* 320 ids"):
             tok.decode([5, id])
 
 

@@ -216,7 +216,7 @@ def test_two_runs_cannot_write_into_one_folder(lesson, tmp_path):
 
     run(lesson, out=tmp_path, consumers=[second])
     assert "another run is writing" in said[0] and str(tmp_path) in said[0]
-    with pytest.raises(ValueError, match="has a run already.*resume=True"):
+    with pytest.raises(ValueError, match="already has a run.*resume=True"):
         run(lesson, out=tmp_path)
     with pytest.raises(ValueError, match="started with batch_size=2"):
         run(lesson, replace(CONFIG, batch_size=3), out=tmp_path, resume=True)

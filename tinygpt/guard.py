@@ -80,13 +80,13 @@ def token_ids(name: str, ids: Tensor, c):
         raise ValueError(f"{name} of shape {tuple(ids.shape)} should be a batch of texts, (B, T), with at least one "
                          "token; for a single text, ids[None]")
     if ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"{name} are {ids.dtype}, and should be whole numbers, torch.int64 or int32")
+        raise ValueError(f"{name} are {ids.dtype}, but should be whole numbers (torch.int64 or int32)")
     if ids.shape[1] > c.block_size:
         raise ValueError(f"{name} of {ids.shape[1]} tokens are more than block_size={c.block_size}, the context window "
                          "of this model: cut them, or build a model with a larger one")
     low, high = ids.aminmax() if can_read(ids) else (0, 0)
     if low < 0 or high >= c.vocab_size:
-        raise ValueError(f"{name} hold {low if low < 0 else high}, and the vocabulary of this model goes from 0 to "
+        raise ValueError(f"{name} contain {low if low < 0 else high}, but this model's vocabulary goes from 0 to "
                          f"{c.vocab_size - 1}: were they made by another tokenizer?")
 
 def can_read(tensor: Tensor) -> bool:
@@ -106,7 +106,7 @@ def model_inputs(ids: Tensor, c, positions: Tensor | None, attention_mask: Tenso
                              f"numbers, ({T},) or ({B}, {T})")
         low, high = positions.aminmax() if can_read(ids) and c.position == "learned" else (0, 0)
         if low < 0 or high >= c.block_size:
-            raise ValueError(f"positions go from {low} to {high}, and this model has learned those from 0 to "
+            raise ValueError(f"positions go from {low} to {high}, but this model has learned only 0 to "
                              f"{c.block_size - 1} (block_size={c.block_size}): cut the text")
     if attention_mask is not None and (attention_mask.dim(), attention_mask.dtype) != (4, torch.bool):
         raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)}, {attention_mask.dtype}, should be "
@@ -123,7 +123,7 @@ def loss_targets(ids: Tensor, targets: Tensor, mask: Tensor | None, c):
         if given is not None and given.shape != ids.shape:
             raise ValueError(f"{name} of shape {tuple(given.shape)} should have that of the ids, {tuple(ids.shape)}")
     if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"the mask is {mask.dtype}, and should be torch.bool: true where a target counts")
+        raise ValueError(f"the mask is {mask.dtype}, but should be torch.bool: true where a target counts")
     token_ids("targets", targets if mask is None else targets.masked_fill(~mask, 0), c)
 
 def rates(**rates: float | None):
@@ -139,7 +139,7 @@ def muon_group(group: dict):
     number("momentum", group["momentum"], limit=1)  # at 1 no gradient would count
     for p in group["params"]:
         if p.dim() != 2:
-            raise ValueError(f"Muon trains matrices, and this parameter is {tuple(p.shape)}: give it to AdamW")
+            raise ValueError(f"Muon trains matrices, but this parameter has shape {tuple(p.shape)}: give it to AdamW")
 
 def train_config(c, schedules: Iterable[str]):
     "Raise ValueError for settings that cannot be trained with."
@@ -184,22 +184,22 @@ def device(name: str | torch.device):
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):  # the latter if it is compiled without CUDA
         missing = "GPU" if str(name).startswith("cuda") else "such device"
-        raise ValueError(f"device={str(name)!r}, but PyTorch finds no {missing} here: give device='cpu'") from None
+        raise ValueError(f"device={str(name)!r}, but PyTorch finds no {missing}: give device='cpu'") from None
 
 def decodable(ids: Iterable[int], tokens: Sequence[bytes | None]) -> list[int]:
     "The ids as a list of int; raises ValueError for an id that has no token."
     ids = [index(i) for i in ids]
     if wrong := [i for i in ids if not 0 <= i < len(tokens) or tokens[i] is None]:
         known = len(tokens) - tokens.count(None)
-        raise ValueError(f"id {wrong[0]} is not among the {known} ids of this tokenizer, which count from 0; were the "
-                         "ids made by another one?")
+        raise ValueError(f"id {wrong[0]} is not one of this tokenizer's {known} ids, which start at 0; did another "
+                         "tokenizer make them?")
     return ids
 
 def training_text(source: str | Iterable[str]) -> str | Iterable[str]:
     "The text or texts; raises ValueError for a file name, because the name would be learned and not the content."
     if isinstance(source, os.PathLike) or (isinstance(source, str) and len(source) < 1000 and os.path.exists(source)):
-        raise ValueError(f"{str(source)!r} is the name of a file, and would be learned itself: give what is in it, as "
-                         f"tg.corpus({str(source)!r}).train does")
+        raise ValueError(f"{str(source)!r} is the name of a file, and the name itself would be learned: pass the "
+                         f"file's text, such as tg.corpus({str(source)!r}).train")
     return source
 
 def special_tokens(names: Iterable[str], vocab_size: int) -> list[str]:
@@ -227,8 +227,8 @@ def windows(tokens, block_size: int, batch_size: int, seed: int = 0, rank: int =
     least, why = (block_size + 1, "block_size + 1") if full else (2, "one to read, one to predict")
     if not tokens.whole_documents and n < least:
         shorter = f", or ask for block_size={n - 1} or less" if n > 1 else ""
-        raise ValueError(f"there are {n} tokens, and one window needs {least} ({why}): give a longer text{shorter}")
+        raise ValueError(f"there are {n} tokens, but one window needs {least} ({why}): give a longer text{shorter}")
     if tokens.whole_documents and (most := n_targets.max()) > block_size:
-        raise ValueError(f"document {n_targets.argmax()} has {most} tokens to predict, and block_size={block_size}: "
+        raise ValueError(f"document {n_targets.argmax()} has {most} tokens to predict, but block_size={block_size}: "
                          f"ask for block_size={most} or more, or set tokens.whole_documents = False to cut windows as "
                          "in running text")

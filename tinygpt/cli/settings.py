@@ -120,7 +120,7 @@ def config_file(name: str) -> Path:
     path = known.get(name) or Path(name).expanduser()
     if not path.exists():
         names = ", ".join(known) + suggest(name, known)
-        raise UsageError(f"there is no file {name}; the settings of the package are {names}")
+        raise UsageError(f"there is no file {name}; the package has the settings {names}")
     return path
 
 def read_settings(path: Path) -> dict:

@@ -47,7 +47,7 @@ def train(
 ):
     "Train a byte-pair tokenizer on a text."
     if (Path(out).expanduser() / "tokenizer.json").exists():
-        raise ValueError(f"{out} has a tokenizer already: name another folder")
+        raise ValueError(f"{out} already has a tokenizer: name another folder")
     tok = make_tokenizer("bpe", vocab_size, tg.corpus(text))
     tok.save(Path(out).expanduser())
     print(f"{printable(out)}: {tok.vocab_size:,} tokens")

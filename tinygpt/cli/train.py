@@ -72,7 +72,7 @@ def train(
         if not has_checkpoint(folder):
             check_new(folder)
         elif not resume:
-            raise ValueError(f"{folder} has a run already: resume it with --resume, or name another folder with --out")
+            raise ValueError(f"{folder} already has a run: resume it with --resume, or name another folder with --out")
         tok = load_tokenizer(folder) if resume else None
         tok = tok or make_tokenizer(settings["tokenizer"], settings["vocab_size"], corpus)
         shape = model_config(**settings["model"], vocab_size=tok.vocab_size)

@@ -168,7 +168,7 @@ def check_new(folder: Path):
         raise ValueError(f"{folder} has the log of a run, but its checkpoints ({folder / 'state'}) are gone, so it "
                          "cannot be resumed: name another folder")
     if found:
-        raise ValueError(f"{folder} has a model already ({found[0]}): name another folder")
+        raise ValueError(f"{folder} already has a model ({found[0]}): name another folder")
 
 class RunFolder:
     "Writes a run to disk: a log line for each step, the best model, and a checkpoint every `save_every` steps."
@@ -185,7 +185,7 @@ class RunFolder:
             self.checkpoint()
             return
         if not resume:
-            raise ValueError(f"{folder} has a run already: continue it with resume=True, or name another folder")
+            raise ValueError(f"{folder} already has a run: continue it with resume=True, or name another folder")
         before = read_settings(folder / "train.yaml")
         changed = [name for name in settings | before if before.get(name) != settings.get(name)]
         if changed:

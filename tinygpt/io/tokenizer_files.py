@@ -77,7 +77,7 @@ def load_gpt2(cls: type, encoder_json: str | Path, vocab_bpe: str | Path):
             raise ValueError(f"the line {wrong[0]!r:.60} is not a pair")
     def combine(vocab: dict[str, int]):
         if len(vocab) != 256 + len(merges) + 1:
-            raise ValueError(f"its {len(vocab)} tokens do not go with the {len(merges)} merges of {vocab_bpe}")
+            raise ValueError(f"its {len(vocab)} tokens do not match the {len(merges)} merges of {vocab_bpe}")
         added = [{"id": vocab["<|endoftext|>"], "content": "<|endoftext|>"}]
         model = {"vocab": vocab, "merges": merges}
         return from_json(cls, PARTS | {"added_tokens": added, "pre_tokenizer": {"type": "ByteLevel"}, "model": model})
@@ -118,7 +118,7 @@ def check_post_processor(post: dict | None):
     for step in steps(post, "processors"):
         only_text = step["type"] == "TemplateProcessing" and [[*piece] for piece in step["single"]] == [["Sequence"]]
         if step["type"] != "ByteLevel" and not only_text:
-            raise ValueError(f"its post-processor {step['type']} may add tokens, which this tokenizer does not do")
+            raise ValueError(f"its post-processor {step['type']} may add tokens, which this tokenizer does not support")
 
 def read_chars(spec: dict) -> tuple:
     "The argument of a CharTokenizer from a tokenizer.json: its characters."
@@ -170,7 +170,7 @@ def check_settings(part: str, settings: dict, *harmless: str):
     "Raise ValueError for a setting that would change ids in a way that is not supported here."
     for name, value in settings.items():
         if name not in harmless and value not in (None, False, "", 0):
-            raise ValueError(f"its {part} asks for {name}={value!r:.60}, which this tokenizer does not do")
+            raise ValueError(f"its {part} asks for {name}={value!r:.60}, which this tokenizer does not support")
 
 def read_split(pre: dict | None) -> str | None:
     "The split pattern of a pre-tokenizer (one split, then bytes); a ByteLevel that splits uses GPT-2's pattern."
@@ -184,7 +184,7 @@ def read_split(pre: dict | None) -> str | None:
         kept = split.get("behavior") == "Removed" and split.get("invert") and pattern in KNOWN_SPLITS  # all is matched
         patterns.append(pattern if isolated or kept else None)
     if last.get("add_prefix_space") or len(patterns) > 1 or None in patterns:
-        raise ValueError("its pre-tokenizer does more than to isolate chunks by one pattern, with no prefix space: "
+        raise ValueError("its pre-tokenizer does more than isolate chunks by one pattern without a prefix space: "
                          f"{json.dumps(pre):.200}")
     return patterns[0] if patterns else None
 
@@ -196,7 +196,7 @@ def read_merges(pairs: list, vocab: dict[str, int]) -> tuple[list[tuple[int, int
         if left + right not in vocab or left not in vocab or right not in vocab:
             raise ValueError(f"its merge of {left!r} and {right!r} needs a token that the vocabulary lacks")
         if left + right in used:
-            raise ValueError(f"{left + right!r} is merged only after it was used; no training makes such a list")
+            raise ValueError(f"{left + right!r} is used by a merge before the merge that makes it; no training makes such a list")
         merges.append((vocab[left], vocab[right]))
         used |= {left, right}
         made.add(left + right)
@@ -205,7 +205,7 @@ def read_merges(pairs: list, vocab: dict[str, int]) -> tuple[list[tuple[int, int
 def read_added(added: list[dict], vocab: dict[str, int], made: set[str], form: str | None) -> AddedTokens:
     "The added tokens; raise ValueError if the library would give them other ids, or find them in other places."
     if len(added) > MOST_ADDED:
-        raise ValueError(f"it has {len(added):,} added tokens, and no more than {MOST_ADDED:,} can be looked for")
+        raise ValueError(f"it has {len(added):,} added tokens, but at most {MOST_ADDED:,} are supported")
     ids, free = {}, len(vocab)
     for token in added:
         content, id = token["content"], vocab.get(token["content"], free)
@@ -215,7 +215,7 @@ def read_added(added: list[dict], vocab: dict[str, int], made: set[str], form: s
         if token["id"] != id:
             raise ValueError(f"its added token {content!r} has the id {token['id']!r}, and the library gives it {id}")
         if token.get("normalized") and form and unicodedata.normalize(form, content) != content:
-            raise ValueError(f"its added token {content!r} is not in {form}, as the text is in which it is looked for")
+            raise ValueError(f"its added token {content!r} is not in the Unicode form {form}, to which texts are normalized, so it would never be found")
         ids[content], free = id, max(free, id + 1)
     normalized = {token["content"] for token in added if token.get("normalized")}
     if not form and len(normalized) == len(ids):  # all are found at the same time, in the text as it is
