@@ -201,7 +201,7 @@ class Documents:
         self.starts = np.cumsum([1, *(len(document) + 1 for document in documents)])[:-1]
         self.bounds, self.vocab_size = np.append(self.starts, len(self.ids)), vocab_size
 
-    def rows(self, documents):
+    def spans(self, documents):
         return np.stack([self.bounds[documents] - 1, self.bounds[documents + 1]], axis=1)
 
 

@@ -675,7 +675,7 @@ def test_chats_carry_their_markers():
     first = next(iter(text))
     assert text.logprob(first) == tales.logprob(first)
     tokens = encode_corpus(text.val, tok)
-    begin, stop = tokens.rows(np.array([0]))[0]
+    begin, stop = tokens.spans(np.array([0]))[0]
     assert tokens.ids[begin:stop].tolist()[1:-1] == tok.encode(next(iter(text.val)), allowed_special="all")
     assert (tokens.ids[:] == tok.special_tokens["<|assistant|>"]).sum() >= len(text.val)
 

@@ -90,7 +90,7 @@ def bigram(counts: Tensor, k: float = 0.01) -> LookupModel:
 def count_followers(tokens: Tokens, n: int) -> dict[tuple[int, ...], Counter]:
     "For each context of up to n - 1 tokens of one document, how often each token came next."
     followers = defaultdict(Counter)
-    for begin, stop in tokens.rows(np.arange(len(tokens.starts))):
+    for begin, stop in tokens.spans(np.arange(len(tokens.starts))):
         ids = tuple(tokens.ids[begin:stop].tolist())
         for t in range(1, len(ids)):
             for first in range(max(0, t - n + 1), t + 1):

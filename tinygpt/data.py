@@ -17,14 +17,15 @@ from . import guard
 from .io.tokens import Tokens
 
 # %% ../nbs/03_data.ipynb #make-batch
-def make_batch(ids: np.ndarray, rows: np.ndarray, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    "Inputs, targets and mask, each (B, T); a row is a pair of places in the ids, and is padded to the width."
-    batch = np.zeros((len(rows), width + 1), dtype=np.int64)            # (B, T + 1)
-    for row, (begin, end) in zip(batch, rows):
-        row[: end - begin] = ids[begin:end]
-    n_targets = rows[:, 1:] - rows[:, :1] - 1                           # (B, 1)
-    batch, mask = torch.from_numpy(batch), torch.from_numpy(np.arange(width) < n_targets)
-    return batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), mask
+def make_batch(ids: np.ndarray, spans: np.ndarray, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    "Inputs, targets and mask, each (B, T): a row for each span (begin, stop) of the ids, padded to the width."
+    batch = np.zeros((len(spans), width + 1), dtype=np.int64)           # (B, T + 1)
+    for row, (begin, stop) in zip(batch, spans):
+        row[: stop - begin] = ids[begin:stop]
+    n_targets = spans[:, 1:] - spans[:, :1] - 1                         # (B, 1)
+    mask = torch.from_numpy(np.arange(width) < n_targets)               # (T,) < (B, 1) -> (B, T)
+    batch = torch.from_numpy(batch)
+    return batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), mask  # contiguous copies, since a slice is a view
 
 # %% ../nbs/03_data.ipynb #bucket-by-length
 def bucket_by_length(
@@ -41,13 +42,13 @@ def bucket_by_length(
         pool = order[start : start + pool_size * size]
         pool = pool[lengths[pool].argsort(kind="stable")]
         full = len(pool) - len(pool) % size
-        batches = rng.permutation(pool[:full].reshape(-1, size)).ravel()
-        order[start : start + len(pool)] = np.concatenate([batches, pool[full:]])
+        batches = rng.permutation(pool[:full].reshape(-1, size))      # one batch per line; only the lines are shuffled
+        order[start : start + len(pool)] = np.concatenate([batches.ravel(), pool[full:]])
     return order
 
 # %% ../nbs/03_data.ipynb #windows-export
 class Windows:
-    "Training batches by number: `windows[step]` depends on seed, step and rank, and on nothing else."
+    "Training batches by number: `windows[step]` depends on the arguments and the step, not on earlier calls."
 
     def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int = 0,
                  rank: int = 0, world_size: int = 1):      # which of how many machines this is
@@ -63,8 +64,9 @@ class Windows:
         rng, size = np.random.RandomState([self.seed, epoch]), self.batch_size * self.world_size
         order = rng.permutation(self.n)
         if self.tokens.whole_documents:
-            first, lengths = -epoch * self.n % size, np.diff(self.tokens.bounds)
-            return bucket_by_length(order, lengths, size, first, rng)
+            begun = epoch * self.n % size      # rows of earlier epochs in the step where this epoch begins
+            first = (size - begun) % size      # rows of this epoch that complete the step
+            return bucket_by_length(order, np.diff(self.tokens.bounds), size, first, rng)
         offset = rng.randint(self.n_starts)      # so that every start is equally likely
         return (offset + order * self.block_size) % self.n_starts
 
@@ -78,38 +80,38 @@ class Windows:
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         "Inputs, targets and mask of one step, each (B, T)."
         step, size = guard.whole_number("step", step, 0), self.batch_size * self.world_size
-        places = [divmod(row, self.n) for row in range(step * size, (step + 1) * size)]
-        chosen = np.array([self.order(epoch)[place] for epoch, place in places])
+        positions = [divmod(number, self.n) for number in range(step * size, (step + 1) * size)]
+        chosen = np.array([self.order(epoch)[position] for epoch, position in positions])
         if self.tokens.whole_documents:
-            rows = self.tokens.rows(chosen)
+            spans = self.tokens.spans(chosen)
         else:
-            rows = chosen[:, None] + [0, self.block_size + 1]
-        width = max(1, (rows[:, 1] - rows[:, 0]).max() - 1)      # that of all ranks together
-        first = self.rank * self.batch_size
-        return make_batch(self.tokens.ids, rows[first : first + self.batch_size], width)
+            spans = np.stack([chosen, chosen + self.block_size + 1], axis=1)
+        width = max(1, (spans[:, 1] - spans[:, 0]).max() - 1)      # that of all ranks together
+        begin = self.rank * self.batch_size
+        return make_batch(self.tokens.ids, spans[begin : begin + self.batch_size], width)
 
 # %% ../nbs/03_data.ipynb #in-order-export
 @dataclass
 class ValidationBatches:
-    "A sequence of batches: the given rows, in order."
+    "A sequence of batches: the given spans, in order."
 
     tokens: Tokens
-    rows: np.ndarray
+    spans: np.ndarray
     batch_size: int
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
+        return math.ceil(len(self.spans) / self.batch_size)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        first = range(len(self))[i] * self.batch_size
-        rows = self.rows[first : first + self.batch_size]
-        return make_batch(self.tokens.ids, rows, max(1, (rows[:, 1] - rows[:, 0]).max() - 1))
+        i = range(len(self))[i]      # -1 is the last batch; past the end, the IndexError ends a for loop
+        spans = self.spans[i * self.batch_size : (i + 1) * self.batch_size]
+        return make_batch(self.tokens.ids, spans, max(1, (spans[:, 1] - spans[:, 0]).max() - 1))
 
 def validation_batches(tokens: Tokens, block_size: int, batch_size: int) -> ValidationBatches:
     "All of a text in order, as batches in which each target comes once; the last window may be shorter."
     guard.windows(tokens, block_size, batch_size, full=False)
     if tokens.whole_documents:
-        return ValidationBatches(tokens, tokens.rows(np.arange(len(tokens.starts))), batch_size)
+        return ValidationBatches(tokens, tokens.spans(np.arange(len(tokens.starts))), batch_size)
     begins = np.arange(0, len(tokens) - 1, block_size)
-    ends = np.minimum(begins + block_size + 1, len(tokens))
-    return ValidationBatches(tokens, np.stack([begins, ends], axis=1), batch_size)
+    stops = np.minimum(begins + block_size + 1, len(tokens))
+    return ValidationBatches(tokens, np.stack([begins, stops], axis=1), batch_size)

@@ -114,7 +114,7 @@ class Tokens:
         "All ids, read from the file as they are needed."
         return np.memmap(self.path, self.dtype, mode="r", offset=HEADER, shape=(self.n,))
 
-    def rows(self, documents: np.ndarray) -> np.ndarray:
+    def spans(self, documents: np.ndarray) -> np.ndarray:
         "Where the ids of each document begin and stop, including the end marks on both sides, if there are any."
         begins = self.bounds[documents] - self.bounds[0]
         return np.stack([begins, self.bounds[documents + 1]], axis=1)
