@@ -112,14 +112,14 @@ def one_epoch_only(step, n, size, seed, rank, world):
 MISTAKES = [
     ("shift", lambda ids, start, T: (ids[start : start + T], ids[start : start + T]), "repeat the token that it reads"),
     ("shift", lambda ids, start, T: (ids[start : start + T], ids[start - 1 : start + T - 1]), "the wrong direction"),
-    ("shift", lambda ids, start, T: (ids[start : start + T], ids[start + 2 : start + T + 2]), "two places ahead"),
+    ("shift", lambda ids, start, T: (ids[start : start + T], ids[start + 2 : start + T + 2]), "two positions ahead"),
     (
         "shift", lambda ids, start, T: (ids[start : start + T + 1], ids[start + 1 : start + T + 1]),
         "should only be a target",
     ),
     ("shift", lambda ids, start, T: (ids[start : start + T], ids[start + 1 : start + T]), "after the last input"),
     ("shift", lambda ids, start, T: (ids[start : start + T], ids[start + 1 :]), "but only 4 inputs"),
-    ("shift", lambda ids, start, T: (ids[:T], ids[1 : T + 1]), "The window should begin at place"),
+    ("shift", lambda ids, start, T: (ids[:T], ids[1 : T + 1]), "The window should begin at position"),
     ("shift", lambda ids, start, T: (ids[start + 1 : start + T + 1], ids[start : start + T]), "swapped"),
     ("shift", lambda ids, start, T: ids[start : start + T + 1], "5 values"),
     ("shift", lambda ids, start, T: (ids[start : start + T], [i + 1 for i in ids[start : start + T]]), "first wrong"),

@@ -22,7 +22,7 @@ def _rows(got: Tensor, right: Tensor, names: tuple[str, str]) -> Picture:
 
 @checks
 def cross_entropy_of(answer):
-    "Exercise 1: stable, over the right places, with the mask."
+    "Exercise 1: stable, over the right positions, with the mask."
     answer = of_tensors(answer)
     logits = [[2.0, 0.0, 1.0], [0.0, 1.0, 3.0], [1.5, 1.0, 0.0], [-1.0, 2.0, 0.5]]
     targets, mask = [1, 2, 0, 2], [True, True, True, False]
@@ -53,9 +53,9 @@ def cross_entropy_of(answer):
             -z.log_softmax(0)[rows, y][m].mean(),
             "Softmax was taken over the columns. Each row has its own probabilities: dim=1.",
         ),
-        (shifted.mean(), "The targets are shifted by one place: row i belongs to target i."),
-        (shifted[m[1:]].mean(), "The targets are shifted by one place: row i belongs to target i."),
-        (shifted[m[:-1]].mean(), "The targets are shifted by one place: row i belongs to target i."),
+        (shifted.mean(), "The targets are shifted by one position: row i belongs to target i."),
+        (shifted[m[1:]].mean(), "The targets are shifted by one position: row i belongs to target i."),
+        (shifted[m[:-1]].mean(), "The targets are shifted by one position: row i belongs to target i."),
         (
             -logp[:, y][m].mean(),
             "logits[:, targets] takes every target in every row. Row i needs only its own target.",
@@ -205,7 +205,7 @@ def nats_of(answer):
     mistakes = [
         (nats(ids[1:], ids[1:]), leaked),
         (nats(ids, ids), leaked),
-        (nats(ids[:-2], ids[2:]), "The targets are one place too far: the target is the very next token."),
+        (nats(ids[:-2], ids[2:]), "The targets are one position too far: the target is the very next token."),
         (nats(ids[1:], ids[:-1]), "Inputs and targets are swapped: that asks for the token before."),
         (right / n, "That is the average over the tokens. For the whole story, return the sum."),
         (right / (n + 1), "That is an average, and over one token too many. Return the sum."),
@@ -226,7 +226,7 @@ def nats_of(answer):
         ),
         (
             -logp[:, ids[1:]].sum(),
-            "logits[:, ids] takes every target at every place. Each place needs only its own target.",
+            "logits[:, ids] takes every target at every position. Each position needs only its own target.",
         ),
         ((-right).exp(), "That is the probability of the story. The surprisal is its negative logarithm."),
     ]

@@ -56,13 +56,13 @@ def _why_not_shifted(ids: list, start: int, T: int, inputs: list, targets: list)
     if inputs == ids[start : start + T + 1]:
         return f"There are {T + 1} inputs. The last of them, {inputs[-1]}, should only be a target."
     if inputs == ids[:T] and start:
-        return f"The inputs begin with {ids[0]}, at place 0. The window should begin at place {start}."
+        return f"The inputs begin with {ids[0]}, at position 0. The window should begin at position {start}."
     if inputs != ids[start : start + T]:
-        return f"The inputs should be the {T} ids from place {start} on."
+        return f"The inputs should be the {T} ids from position {start} on."
     if targets == inputs:
         return "The targets are the inputs themselves. A model would learn to repeat the token that it reads."
     if targets == ids[start + 2 : start + 2 + len(targets)] and targets:
-        return f"The targets are two places ahead. After {inputs[0]} comes {after[0]}."
+        return f"The targets are two positions ahead. After {inputs[0]} comes {after[0]}."
     if targets and targets[0] == ids[start - 1] and targets[1:] == inputs[: len(targets) - 1]:
         return "The targets are moved in the wrong direction: they are the ids before the inputs."
     if targets == after[: len(targets)] and len(targets) < T:
@@ -70,7 +70,8 @@ def _why_not_shifted(ids: list, start: int, T: int, inputs: list, targets: list)
     if targets[:T] == after:
         return f"There are {len(targets)} targets, but only {T} inputs."
     return (
-        f"The first wrong target is at place {next((t for t in range(T) if targets[t : t + 1] != after[t : t + 1]))}."
+        "The first wrong target is at position "
+        f"{next((t for t in range(T) if targets[t : t + 1] != after[t : t + 1]))}."
     )
 
 
@@ -92,15 +93,15 @@ def windows_of(answer):
 def _check_window(answer, args: tuple, i: int, window: list[int]):
     T, ids = args[1], set(window) - {0}
 
-    def wrong(message: str, place: int | None = None):
-        raise Finding(f"Window {i} {message}{_asked(answer, args)}", _drawn(window, place))
+    def wrong(message: str, position: int | None = None):
+        raise Finding(f"Window {i} {message}{_asked(answer, args)}", _drawn(window, position))
 
     of = sorted({id // 10 for id in ids})
     if len(of) > 1 or 0 in window[1:-1]:
         first = next((id // 10 for id in window if id), None)
         after_end = (t for t in range(2, len(window)) if not window[t - 1])
-        place = next(after_end, next((t for t, id in enumerate(window) if id and id // 10 != first), None))
-        wrong("continues into the next story. The last window of a story should end with the story.", place)
+        position = next(after_end, next((t for t, id in enumerate(window) if id and id // 10 != first), None))
+        wrong("continues into the next story. The last window of a story should end with the story.", position)
     if len(window) > T + 1:
         wrong(f"has {len(window)} ids. With T = {T} it may have {T + 1}.", T + 1)
     if len(window) == 1:
@@ -114,8 +115,8 @@ def _check_coverage(answer, args: tuple, windows: list[list[int]]):
     targets, firsts = [id for window in windows for id in window[1:]], {window[0] for window in windows}
 
     def wrong(message: str, marked: list[int], story: list[int]):
-        place = next(t for t, id in enumerate(story) if id in marked)
-        raise Finding(f"{message}{_asked(answer, args)}", _drawn(story, place))
+        position = next(t for t, id in enumerate(story) if id in marked)
+        raise Finding(f"{message}{_asked(answer, args)}", _drawn(story, position))
 
     for story in STORIES:
         inner = story[1:-1]
@@ -153,37 +154,41 @@ def mask_of(answer):
         if rows == right:
             continue
         b = next(b for b in range(len(rows)) if rows[b] != right[b])
-        place = next(t for t in range(T) if rows[b][t] != right[b][t])
-        message = _why_not_masked(rows, right, lengths, b, place) + _asked(answer, args)
+        position = next(t for t in range(T) if rows[b][t] != right[b][t])
+        message = _why_not_masked(rows, right, lengths, b, position) + _asked(answer, args)
         words = [f" word{t + 1} " for t in range(lengths[b])] + [" <|end|> "] + [" pad "] * T
         verdicts = [f" {bool(value)} " for value in rows[b]]
-        lines = [("targets", color_tokens(words[:T], marked=place)), ("mask", color_tokens(verdicts, marked=place))]
+        lines = [
+            ("targets", color_tokens(words[:T], marked=position)),
+            ("mask", color_tokens(verdicts, marked=position)),
+        ]
         raise Finding(message, table(lines))
     return "Each word and the end of each story count; no padding does."
 
 
-def _why_not_masked(rows: list, right: list, lengths: list[int], b: int, place: int) -> str:
+def _why_not_masked(rows: list, right: list, lengths: list[int], b: int, position: int) -> str:
     T = len(right[0])
 
     def all_like(rule) -> bool:
         return rows == [[int(rule(t, n)) for t in range(T)] for n in lengths]
 
     if all_like(lambda t, n: True):
-        return f"Every target counts. But in row {b}, place {place} is padding: a model would learn to write zeros."
+        why = "a model would learn to write zeros."
+        return f"Every target counts. But position {position} of row {b} is padding: {why}"
     if all_like(lambda t, n: t > n):
         return "The mask is inverted: True should mean that a target counts."
     if all_like(lambda t, n: t < n):
-        return f"In row {b} the end mark, at place {place}, does not count. How would a model learn to stop?"
+        return f"In row {b} the end mark, at position {position}, does not count. How would a model learn to stop?"
     if all_like(lambda t, n: t <= n + 1):
-        return f"In row {b} the first zero of the padding, at place {place}, counts. Count the targets once more."
+        return f"In row {b} the first zero of the padding, at position {position}, counts. Count the targets once more."
     if all_like(lambda t, n: T - t <= n + 1):
         return "The mask is for rows that are padded on the left. Here the padding comes after the words."
     if all_like(lambda t, n: 0 < t <= n):
         return f"In row {b} the first word and the end mark do not count. This is a mask for targets, not for inputs."
     if all_like(lambda t, n: 0 < t <= n + 1):
         return f"In row {b} the first word does not count. It is the target of the end mark in front of it."
-    kind = "a word" if place < lengths[b] else "the end mark" if place == lengths[b] else "padding"
-    return f"In row {b}, place {place} is {kind}, but the mask says {bool(rows[b][place])}."
+    kind = "a word" if position < lengths[b] else "the end mark" if position == lengths[b] else "padding"
+    return f"In row {b}, position {position} is {kind}, but the mask says {bool(rows[b][position])}."
 
 
 @contextmanager
@@ -281,7 +286,7 @@ def _check_ends(ask):
     if any(sorted(half) != list(range(10)) for half in halves):
         raise Finding(
             "With 10 stories and batches of 4, two stories are left over at the end of the epoch. The first ten rows "
-            f"should hold every story once, but are {rows[:10]}. Which epoch and place has row number step * 4 + i?"
+            f"should hold every story once, but are {rows[:10]}. Which epoch and position has row number step * 4 + i?"
         )
 
 
