@@ -59,7 +59,7 @@ class Attention(nn.Module):
         head_dim: int | None = None,  # if None, n_embd / n_head
         bias: bool = False,
         dropout: float = 0.0,  # of the attention weights, in training
-        qk_norm: Callable[[int], nn.Module] = nn.Identity,  # makes the norm of the queries, and of the keys
+        qk_norm: Callable[[int], nn.Module] = nn.Identity,  # makes the layers that normalize queries and keys
     ):
         super().__init__()
         guard.heads(n_embd, n_head, n_kv_head, head_dim)  # a readable error if they do not fit
