@@ -34,17 +34,18 @@ def post_norm(x, attention, mlp, norm1, norm2, rope):
 class Stack(nn.Module):
     """Layers of one kind between an embedding and the logits, as in the chapter "Block"."""
 
-    def __init__(self, layer, V, n_layer=12, C=64):
+    def __init__(self, apply_layer, V, n_layer=12, C=64):
         super().__init__()
-        self.layer, self.embed = layer, nn.Embedding(V, C)
-        parts = lambda: [Attention(C, 4), SwiGLU(C, 168), nn.RMSNorm(C), nn.RMSNorm(C)]  # noqa: E731
-        self.layers = nn.ModuleList(nn.ModuleList(parts()) for _ in range(n_layer))
+        self.apply_layer, self.embed, self.layers = apply_layer, nn.Embedding(V, C), nn.ModuleList()
+        for _ in range(n_layer):
+            parts = Attention(C, 4), SwiGLU(C, 168), nn.RMSNorm(C), nn.RMSNorm(C)
+            self.layers.append(nn.ModuleList(parts))
         self.out = nn.Sequential(nn.RMSNorm(C), nn.Linear(C, V, bias=False))
 
     def forward(self, ids):
-        x, rope = self.embed(ids), rotation(torch.arange(ids.shape[1]), 16)
+        x, rope = self.embed(ids), rotation(torch.arange(ids.shape[1]), head_dim=16)
         for parts in self.layers:
-            x = self.layer(x, *parts, rope)
+            x = self.apply_layer(x, *parts, rope)
         return self.out(x)
 
 

@@ -40,7 +40,7 @@ class SwiGLU(nn.Module):
 
 
 MLPS = {  # each kind's class, whose last matrix is `down`, and its default width, for about 8 n_embd^2 weights
-    "swiglu": (SwiGLU, lambda n_embd: 16 * max(1, n_embd // 6)),
+    "swiglu": (SwiGLU, lambda n_embd: 16 * max(1, n_embd // 6)),  # 8/3 n_embd, rounded down to a multiple of 16
     "gelu": (MLP, lambda n_embd: 4 * n_embd),
 }
 
