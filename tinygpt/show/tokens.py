@@ -20,28 +20,28 @@ def text_to_ids(tok, text: str):
     "Draw a text in five rows, from characters to ids; each column is one byte."
     import matplotlib.pyplot as plt
     rows = ["text", "chunks", "bytes", "tokens", "ids"]
-    fig, ax = plt.subplots(figsize=(7.2, 2.6))
+    fig, ax = plt.subplots(figsize=(7.2, 2.8))
     for row, name in enumerate(rows):
         ax.text(-0.4, -row, name, ha="right", va="center", weight="bold")
-    def spread(pieces, row, label, tinted, size=8.5):
+    def spread(pieces, row, label, tinted, size=9.5):
         at = 0
         for i, piece in enumerate(pieces):
             end = at + len(piece if isinstance(piece, bytes) else piece.encode())
             narrow = len(label(i)) > 2 * (end - at)  # three digits in the box of one byte
-            box(ax, at, end, -row, label(i), TINTS[i % len(TINTS)] if tinted else None, 6 if narrow else size)
+            box(ax, at, end, -row, label(i), TINTS[i % len(TINTS)] if tinted else None, 7 if narrow else size)
             at = end
     chunks, ids, width = tok.split(text), tok.encode(text), len(text.encode())
     tokens = [tok.token_bytes(i) for i in ids]
     at = 0
     for char in text:
         middle, at = at + len(char.encode()) / 2, at + len(char.encode())
-        ax.text(middle, 0, char.replace(" ", "␣"), ha="center", va="center", family="monospace", size=11)
+        ax.text(middle, 0, char.replace(" ", "␣"), ha="center", va="center", family="monospace", size=12)
     spread(chunks, 1, lambda i: chunks[i].replace(" ", "␣"), True)
     for i, byte in enumerate(text.encode()):
-        ax.text(i + 0.5, -2, str(byte), ha="center", va="center", size=7)
+        ax.text(i + 0.5, -2, str(byte), ha="center", va="center", size=8)
     labels = [str(token[0]) if len(token) == 1 and token[0] > 127 else printed(token) for token in tokens]
-    spread(tokens, 3, labels.__getitem__, True, 7.5)
-    spread(tokens, 4, lambda i: str(ids[i]), False, 7.5)
+    spread(tokens, 3, labels.__getitem__, True, 8.5)
+    spread(tokens, 4, lambda i: str(ids[i]), False, 8.5)
     ax.set(xlim=(-3, width), ylim=(-4.5, 0.5))
     ax.axis("off")
     show(fig, f"{text!r} in five rows: {len(text)} characters; chunks {' | '.join(chunks)}; {width} bytes; "
@@ -69,8 +69,9 @@ def merge_tree(words: Sequence[str], tokens: Sequence[bytes], merges: Sequence[t
     trees = [tree_of(word.encode(), tokens, merges) for word in words]
     top = max(node[3] for nodes in trees for node in nodes)
     widths = [max(len(word.encode()), 2) for word in words]
-    fig, axes = plt.subplots(1, len(words), figsize=(min(7.2, 0.75 * sum(widths)), 0.75 * (top + 1) + 0.1),
-                             width_ratios=widths, squeeze=False)
+    titled = len(words) > 1
+    size = min(7.2, 0.75 * sum(widths)), 0.75 * (top + 1) + (0.4 if titled else 0.1)
+    fig, axes = plt.subplots(1, len(words), figsize=size, width_ratios=widths, squeeze=False)
     told = []
     for ax, word, nodes, width in zip(axes[0], words, trees, widths):
         for token, start, end, height, number, parts in nodes:
@@ -78,9 +79,9 @@ def merge_tree(words: Sequence[str], tokens: Sequence[bytes], merges: Sequence[t
             for _, left, right, below, *_ in parts:
                 ax.plot([middle, (left + right) / 2], [height - 0.3, below + 0.3], color="#7b818a", lw=1, zorder=0)
             half = max(0.42, 0.17 * len(token)) + 0.12
-            box(ax, middle - half, middle + half, height, printed(token) + under, TINTS[1 if number else 0], 10.5)
+            box(ax, middle - half, middle + half, height, printed(token) + under, TINTS[1 if number else 0], 11)
             if number:
                 told.append(f"merge {number} makes {printed(token)}")
-        ax.set(xlim=(-0.1, width + 0.1), ylim=(-0.5, top + 0.5))
+        ax.set(xlim=(-0.1, width + 0.1), ylim=(-0.5, top + 0.5), title=word.replace(" ", "␣") if titled else "")
         ax.axis("off")
     show(fig, f"Trees of merges for {' and '.join(words)}: {', '.join(told)}.")
