@@ -65,14 +65,13 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def train(cls, text: str | Iterable[str]) -> "CharTokenizer":
         "Collect the characters of a text or a corpus."
-        return cls(sorted(set().union(*as_texts(guard.training_text(text)))))  # as_texts: one text or many
+        return cls(sorted(set(chain.from_iterable(as_texts(guard.training_text(text))))))  # as_texts: one or many
 
     def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
         "Yield the ids of all texts, one after the other."
         for char in chain.from_iterable(as_texts(texts)):
             if char not in self.ids:
-                raise ValueError(f"{char!r} is not among the {self.vocab_size} characters that this tokenizer "
-                                 "knows: train it on text that has it, or use a BPETokenizer")
+                raise ValueError(f"{char!r} is not among the {self.vocab_size} characters known: use a BPETokenizer")
             yield self.ids[char]
 
 # %% ../nbs/01_tokenizer.ipynb #byte-order
@@ -83,8 +82,8 @@ class PairCounts:
     "How often each pair of symbols occurs in the counted chunks, and in which chunks."
 
     def __init__(self, counts: Counter):
-        symbols = {byte: i for i, byte in enumerate(BYTES)}  # latin1: a byte becomes the character with its number
-        self.chunks = [chunk.encode().decode("latin1").translate(symbols) for chunk in counts]
+        symbol_of = {byte: chr(i) for i, byte in enumerate(BYTES)}
+        self.chunks = ["".join([symbol_of[byte] for byte in chunk.encode()]) for chunk in counts]
         self.times = list(counts.values())
         self.total, self.where = defaultdict(int), defaultdict(list)
         for i, chunk in enumerate(self.chunks):
@@ -99,7 +98,8 @@ class PairCounts:
 
     def merge(self, pair: str, new: str) -> set[str]:
         "Replace a pair by the symbol `new` wherever it occurs; returns the pairs that this creates."
-        (left, right), created = pair, set()
+        left, right = pair  # two symbols
+        created = set()
         for i in set(self.where.pop(pair)):
             while pair in self.chunks[i]:
                 head, tail = self.chunks[i].split(pair, 1)
@@ -111,7 +111,7 @@ class PairCounts:
                     self.total[right + tail[0]] -= self.times[i]
                     created.add(self.count(new + tail[0], i))
         del self.total[pair]
-        return {pair for pair in created if self.total[pair]}  # the next occurrence may have removed it again
+        return {pair for pair in created if self.total[pair]}  # lolo -> ●lo -> ●●: there is no ●l any more
 
 # %% ../nbs/01_tokenizer.ipynb #learn-merges
 def learn_merges(counts: Counter, vocab_size: int) -> tuple[list[bytes], list[tuple[int, int]]]:
@@ -121,13 +121,13 @@ def learn_merges(counts: Counter, vocab_size: int) -> tuple[list[bytes], list[tu
     heap = [(-total, pair) for pair, total in pairs.total.items()]
     heapify(heap)
     while heap and len(tokens) < vocab_size:
-        total, pair = heappop(heap)
-        if -total != pairs.total[pair]:
+        minus_total, pair = heappop(heap)
+        if -minus_total != pairs.total[pair]:  # the entry is outdated
             if pairs.total[pair] > 0:
                 heappush(heap, (-pairs.total[pair], pair))
             continue
-        for new in pairs.merge(pair, chr(len(tokens))):
-            heappush(heap, (-pairs.total[new], new))
+        for created in pairs.merge(pair, chr(len(tokens))):
+            heappush(heap, (-pairs.total[created], created))
         left, right = map(ord, pair)
         merges.append((left, right))
         tokens.append(tokens[left] + tokens[right])
@@ -161,9 +161,9 @@ class BPETokenizer(Tokenizer):
         self.pattern, self.normalizer, self.split = pattern, normalizer, compile_split(pattern)
         special_ids = set(self.special_tokens.values())
         self.words = tokenizer_files.spell(tokens, special_ids)  # the tokens as tokenizer.json spells them
-        symbol_of = {token: chr(i) for i, token in enumerate(tokens) if i not in special_ids}
-        self.symbols = {byte: symbol_of.get(bytes([byte])) for byte in range(256)}
-        steps = [(chr(left) + chr(right), symbol_of[tokens[left] + tokens[right]]) for left, right in merges]
+        token_symbol = {token: chr(i) for i, token in enumerate(tokens) if i not in special_ids}
+        self.symbol_of = {byte: token_symbol.get(bytes([byte]), "") for byte in range(256)}  # "" if it has no token
+        steps = [(chr(left) + chr(right), token_symbol[tokens[left] + tokens[right]]) for left, right in merges]
         self.ranked = {pair: (rank, pair, new) for rank, (pair, new) in enumerate(steps)}
         self.known, self.room = {}, 0  # chunk -> ids, and how many more characters of chunks have room
 
@@ -178,8 +178,8 @@ class BPETokenizer(Tokenizer):
 
     def chunk_ids(self, chunk: str) -> list[int]:
         "The ids of one chunk."
-        symbols = chunk.encode().decode("latin1").translate(self.symbols)
-        if len(symbols) < len(chunk.encode()):  # translate leaves out a byte that has no token
+        symbols = "".join([self.symbol_of[byte] for byte in chunk.encode()])
+        if len(symbols) < len(chunk.encode()):
             raise ValueError(f"a byte of {chunk!r:.40} is not in this vocabulary; train one that has all 256")
         return [ord(symbol) for symbol in apply_merges(symbols, self.ranked)]
 
