@@ -387,6 +387,10 @@ def test_a_notebook_shows_how_far_a_run_by_minutes_is(monkeypatch):
         monkeypatch.setattr(steps, "perf_counter", lambda: counter.start + now)
         counter.update(step, planned, ", loss 1.00")
     assert shown == ["step 5 of 40, loss 1.00", "step 7 of 44, loss 1.00", "43 steps in 1 s"]
+    runs = steps.StepCounter(0, 2, "run")
+    monkeypatch.setattr(steps, "perf_counter", lambda: runs.start + 3)
+    runs.update(2, 2)
+    assert shown[-1] == "2 runs in 3 s"
     assert list(steps.progress(3)) == [0, 1, 2]
 
 
@@ -474,7 +478,7 @@ def test_the_plot_shows_the_run_the_floor_the_band_and_the_skills():
     known = [(0.75 - chance) / (1 - chance) for chance in CHANCE.values()] + [0.25]
     assert alphas == pytest.approx([0.06 + 0.94 * fraction for fraction in known])
     assert [(bar.get_x(), bar.get_width()) for bar in skills.patches[:4]] == [(0, 10), (10, 10), (20, 10), (30, 10)]
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["on track", "one", "validation"]
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["eight recorded runs", "one", "validation"]
     assert loss.get_ylabel() == "loss (nats per token)"
     assert len(training_plot({"a": records_of(20), "b": records_of(30)}).axes) == 1
     assert len(training_plot({"a": records_of(20, skills=False)}, 0.4).axes) == 1

@@ -9,6 +9,7 @@ __all__ = ['LEARNING_RATES', 'parameter_groups', 'orthogonalize', 'Muon', 'build
 # %% ../nbs/09_optim.ipynb #imports
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ def orthogonalize(
     x = x.mT if tall else x  # so that x @ x.mT is the smaller square
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value is above 1
     for _ in range(steps):
-        square = x @ x.mT
+        square = x @ x.mT  # square @ x is U S^3 V^T, and square @ square @ x is U S^5 V^T
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
     return (x.mT if tall else x).to(matrices.dtype)
 
@@ -70,8 +71,9 @@ class Muon(torch.optim.Optimizer):
         "Nesterov momentum: the gradient, mixed with the running average of gradients."
         if not self.state[p]:
             self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        average = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)  # in place
-        return p.grad.lerp(average, momentum)  # a.lerp(b, x) is (1 - x) * a + x * b
+        # a.lerp(b, x) is (1 - x) * a + x * b; lerp_ writes it into a
+        average = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(average, momentum)
 
     @torch.no_grad()
     def step(self):
@@ -103,20 +105,18 @@ def build_optimizers(
     guard.choice("optimizer", optimizer, LEARNING_RATES)
     guard.rates(lr=lr, embedding_lr=embedding_lr, vector_lr=vector_lr, weight_decay=weight_decay)
     given = {"matrices": lr, "embeddings": embedding_lr, "vectors": vector_lr}
+    lr_of_all = lr if optimizer == "adamw" else None
     groups = {}
     for kind, params in parameter_groups(model).items():
-        rate = given[kind]
-        if rate is None and optimizer == "adamw":
-            rate = lr
-        if rate is None:
-            rate = LEARNING_RATES[optimizer][kind]
+        rates = given[kind], lr_of_all, LEARNING_RATES[optimizer][kind]
+        first_given = next(rate for rate in rates if rate is not None)
         decay = 0.0 if kind == "vectors" else weight_decay
-        groups[kind] = {"params": params, "lr": rate, "weight_decay": decay}
+        groups[kind] = {"params": params, "lr": first_given, "weight_decay": decay}
+    make_adamw = partial(torch.optim.AdamW, betas=betas, fused=True)  # fused: one call for all parameters
     if optimizer == "adamw":
-        return [torch.optim.AdamW(list(groups.values()), betas=betas, fused=True)]
+        return [make_adamw(list(groups.values()))]
     matrices = groups.pop("matrices")
-    others = torch.optim.AdamW(list(groups.values()), betas=betas, fused=True)
-    return [Muon([matrices], matrices["lr"], momentum), others]
+    return [Muon([matrices], matrices["lr"], momentum), make_adamw(list(groups.values()))]
 
 # %% ../nbs/09_optim.ipynb #schedules
 def warmup_cosine(
@@ -126,6 +126,7 @@ def warmup_cosine(
     least: float = 0.0,  # what it falls to after the last step
 ) -> float:
     "Learning-rate schedule: linear warm-up, then cosine decay; returns a fraction of the full rate."
+    # 0 in the last step of the warm-up, 1 just after the last step of the run
     progress = min(max(0, step + 1 - warmup) / max(1, steps + 1 - warmup), 1)
     decayed = least + (1 - least) * (1 + math.cos(math.pi * progress)) / 2
     return min((step + 1) / max(1, warmup), decayed)

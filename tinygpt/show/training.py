@@ -122,7 +122,8 @@ def training_plot(
     fig, axes = plt.subplots(len(ratios), figsize=(7.2, height), sharex=True, squeeze=False, height_ratios=ratios)
     ax = axes[0, 0]
     if band is not None:
-        ax.fill_between(band["step"], band["low"], band["high"], color="C0", alpha=0.2, lw=0, label="on track")
+        ax.fill_between(band["step"], band["low"], band["high"], color="C0", alpha=0.2, lw=0,
+                        label="eight recorded runs")
     draw_losses(ax, logs)
     for name, loss in (rungs or {}).items():
         ax.axhline(loss, color="#7b818a", lw=0.8, ls=":", zorder=0)
