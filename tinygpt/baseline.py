@@ -27,10 +27,10 @@ def cross_entropy(
     targets: Tensor,  # (...): ids of the tokens that came
     mask: Tensor | None = None,  # (...): which targets count; without it, all
 ) -> Tensor:
-    "The cross-entropy: the average surprisal at the targets, in nats per counted token."
+    "The cross-entropy: the average surprisal of the targets, in nats per counted token."
     if mask is not None:
         targets = targets.masked_fill(~mask, -100)
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())  # (B, T, V) -> (B * T, V), (B, T) -> (B * T,)
 
 # %% ../nbs/04_baseline.ipynb #evaluate-export
 def evaluate(
@@ -104,7 +104,7 @@ class NGramModel:
     def __init__(self, followers: dict[tuple[int, ...], Counter], vocab_size: int, n: int):
         self.followers, self.n = followers, n
         self.uniform = np.full(vocab_size, 1 / vocab_size, np.float32)
-        self.cached_probs = lru_cache(maxsize=4096)(self.probs)      # short contexts are asked for again and again
+        self.cached_probs = lru_cache(maxsize=4096)(self.probs)      # keeps the results for the last 4,096 contexts
 
     def probs(self, context: tuple[int, ...]) -> np.ndarray:
         "The probability of each next token, (V,)."
@@ -112,9 +112,9 @@ class NGramModel:
         counts = self.followers.get(context)
         if not counts:
             return shorter
-        n, u = counts.total(), len(counts)
-        probs = shorter * (u / (n + u))
-        probs[list(counts)] += np.array(list(counts.values())) / (n + u)
+        n_h, u = counts.total(), len(counts)
+        probs = shorter * (u / (n_h + u))
+        probs[list(counts)] += np.array(list(counts.values())) / (n_h + u)
         return probs
 
     def __call__(self, ids: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def ngram(tokens: Tokens, n: int) -> NGramModel:
 
 # %% ../nbs/04_baseline.ipynb #bits-per-byte-export
 def bits_per_byte(nats: float, n_bytes: int) -> float:
-    "Bits per byte: the surprisal at a whole text, given in nats, for each of its bytes."
+    "Bits per byte: the surprisal of a whole text, given in nats, for each of its bytes."
     return nats / math.log(2) / n_bytes
 
 # %% ../nbs/04_baseline.ipynb #bigram-module
