@@ -231,7 +231,7 @@ def nats_of(answer):
         ((-right).exp(), "That is the probability of the story. The surprisal is its negative logarithm."),
     ]
     args = model, story
-    diagnose(answer, args, number(answer, *args), right, mistakes, "the surprisal at this story")
+    diagnose(answer, args, number(answer, *args), right, mistakes, "the surprisal of this story")
     long = [4] + [2, 1, 3, 0] * 200 + [4]
     got, ids = number(answer, model, long), torch.tensor(long)
     if not math.isfinite(got):
