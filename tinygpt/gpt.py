@@ -27,9 +27,14 @@ from .presets import preset
 # %% ../nbs/08_gpt.ipynb #config
 NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
 
+SHAPES = {
+    "modern": {"position": "rope", "norm": "rms", "mlp": "swiglu", "qk_norm": True, "bias": False},
+    "gpt2": {"position": "learned", "norm": "layer", "mlp": "gelu", "qk_norm": False, "bias": True, "norm_eps": 1e-5},
+}
+
 @dataclass(frozen=True)
 class GPTConfig:
-    "The shape of a GPT: its sizes, and one field for each choice."
+    "The architecture of a GPT: its sizes, and one field for each choice."
     vocab_size: int
     block_size: int = 256  # the context window: the longest text that it can read
     n_layer: int = 4  # transformer blocks
@@ -53,33 +58,29 @@ class GPTConfig:
         guard.gpt_config(self, NORMS, MLPS)
 
     def resolve(self) -> "GPTConfig":
-        "The same shape, with the sizes filled in that were None, and every size a plain int."
-        n_hidden = MLPS[self.mlp][1](self.n_embd)
-        sizes = {"n_kv_head": self.n_head, "head_dim": self.n_embd // self.n_head, "n_hidden": n_hidden}
-        given = {name: getattr(self, name) for name in guard.GPT_SIZES}
-        sizes |= {name: size for name, size in given.items() if size is not None}
-        return replace(self, **{name: int(size) for name, size in sizes.items()})  # NumPy's integers, too
+        "The same config, with the sizes filled in that were None."
+        whole = replace(
+            self,
+            n_kv_head=self.n_kv_head or self.n_head,
+            head_dim=self.head_dim or self.n_embd // self.n_head,
+            n_hidden=self.n_hidden or MLPS[self.mlp][1](self.n_embd),
+        )
+        return guard.plain_sizes(whole)  # NumPy's integers become int
 
     @classmethod
     def named(cls, name: str, **changes) -> "GPTConfig":
-        "A shape or a size by its name, such as pico or gpt2-124m, with changes."
+        "The config of this name, such as modern or gpt2-124m, with changes."
         return cls(**preset(name, SHAPES) | changes).resolve()
 
     @classmethod
     def modern(cls, vocab_size: int, **changes) -> "GPTConfig":
-        "Qwen3's shape."
+        "Qwen3's architecture; n_kv_head is n_head unless given."
         return cls.named("modern", vocab_size=vocab_size, **changes)
 
     @classmethod
     def gpt2(cls, vocab_size: int, **changes) -> "GPTConfig":
-        "GPT-2's shape."
+        "GPT-2's architecture."
         return cls.named("gpt2", vocab_size=vocab_size, **changes)
-
-# %% ../nbs/08_gpt.ipynb #presets
-SHAPES = {
-    "modern": {"position": "rope", "norm": "rms", "mlp": "swiglu", "qk_norm": True, "bias": False},
-    "gpt2": {"position": "learned", "norm": "layer", "mlp": "gelu", "qk_norm": False, "bias": True, "norm_eps": 1e-5},
-}
 
 # %% ../nbs/08_gpt.ipynb #build
 def make_norm(c: GPTConfig, width: int) -> nn.Module:
@@ -89,10 +90,11 @@ def make_norm(c: GPTConfig, width: int) -> nn.Module:
 
 def make_block(c: GPTConfig) -> Block:
     "A transformer block of the kind that the config names."
-    qk_norm = partial(make_norm, c) if c.qk_norm else nn.Identity
+    qk_norm = partial(make_norm, c) if c.qk_norm else nn.Identity  # called with head_dim
     attention = Attention(c.n_embd, c.n_head, c.n_kv_head, c.head_dim, c.bias, c.dropout, qk_norm)
     mlp = MLPS[c.mlp][0](c.n_embd, c.n_hidden, c.bias)
-    return Block(attention, mlp, partial(make_norm, c, c.n_embd), c.dropout)
+    norm = partial(make_norm, c, c.n_embd)  # called without arguments
+    return Block(attention, mlp, norm, c.dropout)
 
 # %% ../nbs/08_gpt.ipynb #gpt-class
 class GPT(nn.Module):
@@ -115,8 +117,8 @@ class GPT(nn.Module):
         for table in self.embed, self.position_embedding, self.lm_head:
             if table is not None:
                 nn.init.normal_(table.weight, std=c.embedding_std)
-        small_logits = 0.5 / (c.embedding_std * math.sqrt(c.n_embd))  # the gain with which logits have std 0.5
-        nn.init.constant_(self.norm.weight, min(1.0, small_logits))
+        gain = 0.5 / (c.embedding_std * math.sqrt(c.n_embd))  # with it, logits have std 0.5
+        nn.init.constant_(self.norm.weight, min(1.0, gain))
         for block in self.blocks:  # a new block adds nothing to the stream
             nn.init.zeros_(block.attention.proj.weight)
             nn.init.zeros_(block.mlp.down.weight)
@@ -172,13 +174,13 @@ class GPT(nn.Module):
         "Cross-entropy at the targets (B, T), in nats per token that the mask counts."
         guard.loss_targets(ids, targets, mask, self.config)
         if mask is not None:
-            targets = targets.masked_fill(~mask, -1)
+            targets = targets.masked_fill(~mask, -1)  # negative targets are not counted
         x = self.hidden(ids, positions, attention_mask, cache, head_scale, weights_out, checkpointing)
         return linear_cross_entropy(x.flatten(0, 1), self.unembedding, targets.flatten())
 
 # %% ../nbs/08_gpt.ipynb #count-parameters
 def count_parameters(config: GPTConfig) -> int:
-    "How many parameters a model of this shape has."
+    "How many parameters a model with this config has."
     with torch.device("meta"):  # shapes without numbers
         return sum(p.numel() for p in GPT(config).parameters())
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from operator import index
 import numpy as np
 import torch
@@ -71,6 +72,10 @@ def gpt_config(c, norms: Mapping, mlps: Mapping):
         share = "" if c.head_dim else f" (n_embd={c.n_embd} / n_head={c.n_head})"
         raise ValueError(f"head_dim={head_dim}{share} is odd, and rope rotates pairs: make it even, or choose "
                          "position='learned'")
+
+def plain_sizes(c):
+    "The same config with its sizes as plain int, which NumPy's integers are not."
+    return replace(c, **{name: int(getattr(c, name)) for name in GPT_SIZES})
 
 def token_ids(name: str, ids: Tensor, c):
     "Raise ValueError unless these are token ids (B, T) that a model of this shape can read."

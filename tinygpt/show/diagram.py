@@ -316,17 +316,18 @@ def draw_layer(sheet: Sheet, x: float, y: float, w: float, h: float, layer: str,
         draw_area(sheet, x, y, total, h, half, named=not each, fill=False)
         x += total
 
-def parameter_map(*models: GPT):
+def parameter_map(*models: GPT, names: Sequence[str] = ()):
     "Where the parameters of a model are, as a figure: each part as large as its share; several models side by side."
     across, gap, high = 7.6 if len(models) > 1 else 5.2, 0.3, 3.7
     w = (across + gap) / len(models) - gap
-    sheet = Sheet(across, high + 0.52)
+    sheet = Sheet(across, high + 0.68)
     for i, model in enumerate(models):
         c, left, parts = model.config, i * (w + gap), sizes(model)
+        title = f"{names[i]}: " if names else ""
         total = sum(parts.values())
         many = f"{total:,}" if total < 1e5 else f"{total / 1e6:,.{1 if total < 1e7 else 0}f} million"
         layers = f"{c.n_layer} layer{'s' * (c.n_layer > 1)}, {c.n_embd:,} wide, {c.vocab_size:,} tokens"
-        sheet.write(left, 0.1, f"{many} parameters", 10, f"total:{i}", ha="left", weight="bold")
+        sheet.write(left, 0.1, f"{title}{many} parameters", 10, f"total:{i}", ha="left", weight="bold")
         sheet.write(left, 0.3, layers, 8.5, f"sizes:{i}", ha="left")
         tables = {name: n for name, n in parts.items() if not name.startswith("blocks.")}
         column, y = (w - 0.02) * sum(tables.values()) / total, 0.46
@@ -334,6 +335,9 @@ def parameter_map(*models: GPT):
             h = high * n / sum(tables.values())
             draw_area(sheet, left + 0.01, y, column, h, name, n / total, gid=name, lw=0.7 * (h > 0.05))
             y += h
+            if rotation_of(name, column, h) is None and n > total / 200:  # no room inside
+                style = {"ha": "left", "color": color_of(name), "weight": "bold"}
+                sheet.write(left, high + 0.57, short(name), 8, f"{name}:below", **style)
         for layer in range(c.n_layer):
             y, h = 0.46 + high * layer / c.n_layer, high / c.n_layer
             draw_layer(sheet, left + 0.01 + column, y, w - 0.02 - column, h, f"blocks.{layer}.", parts)
