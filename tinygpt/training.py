@@ -77,10 +77,13 @@ class Diverged(ArithmeticError):
     "The loss or the gradient is NaN or infinite."
 
 # %% ../nbs/10_training.ipynb #training-steps
-def training_steps(run: Run, evaluate: Callable[[bool], dict] | None = None) -> Iterator[Record]:
+def training_steps(
+    run: Run,
+    evaluate: Callable[[bool], dict] | None = None,  # called with True for the last evaluation, which is thorough
+) -> Iterator[Record]:
     "The training loop: makes the steps that are left, and yields a record of each."
     c, model, device = run.config, run.model, run.model.embed.weight.device
-    clock = Clock(run)
+    clock = Clock(run)  # measures the seconds of the run and of each step
     while run.step < run.steps:
         clock.start_step()
         model.train()
@@ -100,10 +103,10 @@ def training_steps(run: Run, evaluate: Callable[[bool], dict] | None = None) -> 
         model.zero_grad()
         n_tokens = int(mask.sum())
         run.step, run.tokens = run.step + 1, run.tokens + n_tokens
-        clock.end_step(run)  # by minutes, it decides how many steps there will be
+        clock.end_step(run)  # in a run by minutes, this changes run.steps
         is_last = run.step >= run.steps
         is_due = evaluate is not None and (is_last or run.step % c.eval_every == 0)
-        evaluation = evaluate(is_last) if is_due else {}
+        evaluation = evaluate(is_last) if is_due else {}  # val_loss and, for tales, skills and valid_fraction
         run.seconds = clock.seconds()
         yield Record(run.step, run.steps, loss.item(), lr_scale, grad_norm.item(), run.tokens, run.seconds,
                      n_tokens / clock.step_seconds, **evaluation)
@@ -150,8 +153,9 @@ def train(
     evaluate = partial(evaluate_run, model, tok, corpus, validation_batches(val_tokens, size, config.batch_size))
     with open_run(run, (train_tokens, val_tokens), tok, out, resume) as folder, catch_interrupt() as interrupted:
         records = folder.records if folder else []
-        consumers = [records.append, *([folder.write] if folder else []), *consumers]
-        consumers += progress_consumers(run, corpus, tok, records) if progress else []
+        writers = [folder.write] if folder else []  # a row of the log; when due, a checkpoint and the best weights
+        watchers = progress_consumers(run, corpus, tok, records) if progress else []
+        consumers = [records.append, *writers, *consumers, *watchers]
         try:
             for record in training_steps(run, evaluate):
                 for consume in consumers:
