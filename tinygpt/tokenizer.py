@@ -65,7 +65,7 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def train(cls, text: str | Iterable[str]) -> "CharTokenizer":
         "Collect the characters of a text or a corpus."
-        return cls(sorted(set(chain.from_iterable(as_texts(guard.training_text(text))))))  # as_texts: one or many
+        return cls(sorted(set(chain.from_iterable(as_texts(guard.training_text(text))))))  # a string counts as one text
 
     def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
         "Yield the ids of all texts, one after the other."
@@ -100,7 +100,7 @@ class PairCounts:
         "Replace a pair by the symbol `new` wherever it occurs; returns the pairs that this creates."
         left, right = pair  # two symbols
         created = set()
-        for i in set(self.where.pop(pair)):
+        for i in set(self.where.pop(pair)):  # a chunk may be in it twice, or have lost the pair
             while pair in self.chunks[i]:
                 head, tail = self.chunks[i].split(pair, 1)
                 self.chunks[i] = head + new + tail
@@ -138,7 +138,7 @@ def apply_merges(chunk: str, merges: dict[str, tuple[int, str, str]]) -> str:
     "Apply merges (pair -> its rank, the pair, the new symbol) to a chunk, in the order of their ranks."
     todo = {merges[pair] for pair in map(add, chunk, chunk[1:]) if pair in merges}
     while todo:
-        rank, pair, new = min(todo)  # the lowest rank first
+        rank, pair, new = min(todo)  # the lowest rank, with its pair and new symbol
         todo.remove((rank, pair, new))
         chunk = chunk.replace(pair, new)
         at = chunk.find(new)
@@ -197,4 +197,4 @@ class BPETokenizer(Tokenizer):
         "Yield the ids of all texts joined, with the special tokens that are allowed (a list, or 'all')."
         special = special_pattern(allowed_special, self.special_tokens)
         for part, is_special in parts(texts, self.pattern, special, self.normalizer):
-            yield from [self.special_tokens[part]] if is_special else self.encode_text(part)
+            yield from ([self.special_tokens[part]] if is_special else self.encode_text(part))

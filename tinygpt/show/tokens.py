@@ -23,12 +23,12 @@ def text_to_ids(tok, text: str):
     fig, ax = plt.subplots(figsize=(7.2, 2.8))
     for row, name in enumerate(rows):
         ax.text(-0.4, -row, name, ha="right", va="center", weight="bold")
-    def spread(pieces, row, label, tinted, size=9.5):
+    def spread(pieces, row, label, tinted, size=10.5):
         at = 0
         for i, piece in enumerate(pieces):
             end = at + len(piece if isinstance(piece, bytes) else piece.encode())
             narrow = len(label(i)) > 2 * (end - at)  # three digits in the box of one byte
-            box(ax, at, end, -row, label(i), TINTS[i % len(TINTS)] if tinted else None, 7 if narrow else size)
+            box(ax, at, end, -row, label(i), TINTS[i % len(TINTS)] if tinted else None, 7.5 if narrow else size)
             at = end
     chunks, ids, width = tok.split(text), tok.encode(text), len(text.encode())
     tokens = [tok.token_bytes(i) for i in ids]
@@ -38,10 +38,10 @@ def text_to_ids(tok, text: str):
         ax.text(middle, 0, char.replace(" ", "␣"), ha="center", va="center", family="monospace", size=12)
     spread(chunks, 1, lambda i: chunks[i].replace(" ", "␣"), True)
     for i, byte in enumerate(text.encode()):
-        ax.text(i + 0.5, -2, str(byte), ha="center", va="center", size=8)
+        ax.text(i + 0.5, -2, str(byte), ha="center", va="center", size=9)
     labels = [str(token[0]) if len(token) == 1 and token[0] > 127 else printed(token) for token in tokens]
-    spread(tokens, 3, labels.__getitem__, True, 8.5)
-    spread(tokens, 4, lambda i: str(ids[i]), False, 8.5)
+    spread(tokens, 3, labels.__getitem__, True, 10)
+    spread(tokens, 4, lambda i: str(ids[i]), False, 10)
     ax.set(xlim=(-3, width), ylim=(-4.5, 0.5))
     ax.axis("off")
     show(fig, f"{text!r} in five rows: {len(text)} characters; chunks {' | '.join(chunks)}; {width} bytes; "
