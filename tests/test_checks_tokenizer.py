@@ -222,6 +222,19 @@ def stream_swallowing(ids, tokens):
         yield "�"
 
 
+def stream_until_it_decodes(ids, tokens):
+    held = b""
+    for id in ids:
+        held += tokens[id]
+        try:
+            text = held.decode()
+        except UnicodeDecodeError as error:
+            text = held[: error.start].decode()
+        yield text
+        held = held[len(text.encode()) :]
+    yield held.decode(errors="replace")
+
+
 def stream_counting(ids, tokens):
     for i in range(len(ids)):
         yield tokens[ids[i]].decode(errors="replace")
@@ -307,6 +320,7 @@ MISTAKES = [
     ("stream", stream_without_end, "does not come to an end"),
     ("stream", stream_keeping_only_the_last, "half a character decodes to"),
     ("stream", stream_swallowing, "One token that ends in half a character"),
+    ("stream", stream_until_it_decodes, "(255), nothing came out"),
     ("stream", stream_counting, "how many ids there are"),
     ("stream", lambda ids, tokens: decoded(ids, tokens), "It returns one text"),
     ("stream", stream_bytes, "of type bytes. It should yield"),

@@ -230,7 +230,7 @@ def encode(answer):
 @checks
 def stream(answer):
     "Exercise 3: decode bytes when they make whole characters, not token by token."
-    tokens = [b"light", b" ", b"\xf0\x9f", b"\x90\x9f", b"\xc3", b"\xa9", b"caf", b"caf\xc3", b"\xf0", b"\x9f"]
+    tokens = [b"light", b" ", b"\xf0\x9f", b"\x90\x9f", b"\xc3", b"\xa9", b"caf", b"caf\xc3", b"\xf0", b"\x9f", b"\xff"]
 
     def tried(*ids):
         "What came out, and how many ids had been taken when each part of it came."
@@ -329,6 +329,14 @@ def stream(answer):
         )
     if text():
         raise Finding("No ids at all should give no text.")
+    out = tried(10, 0, 1)
+    late = not any(part and taken < 3 for part, taken in out)
+    if late or text(10, 0, 1) != "�light ":
+        raise Finding(
+            f"After a byte that belongs to no character (255), {'nothing' if late else 'something else'} came out "
+            "while the next ids came in. Such a byte should show as �, and the text after it should follow as usual.",
+            color_tokens([tokens[10], b"light", b" "], marked=0),
+        )
     return "Whole characters come out at once, and halves are held back until the rest arrives."
 
 
