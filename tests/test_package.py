@@ -28,7 +28,7 @@ PUBLIC = {
     "baseline": "cross_entropy evaluate perplexity count_pairs bigram ngram bits_per_byte Bigram fit sample",
     "block": "MLPS MLP SwiGLU Block",
     "cache": "KVCache",
-    "data": "make_batch bucket_by_length Windows ValidationBatches validation_batches",
+    "data": "make_batch bucket_by_length ValidationBatches validation_batches Windows",
     "engine.splitting": "GPT2_SPLIT GPT4_SPLIT",
     "gpt": "NORMS SHAPES GPTConfig make_norm make_block GPT count_parameters count_flops",
     "io.checkpoints": "load save",

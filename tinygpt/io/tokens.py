@@ -123,7 +123,7 @@ class Tokens:
         return self.n
 
     def __repr__(self):
-        return f"Tokens({self.n:,} ids of {self.vocab_size:,} in {len(self.starts):,} documents)"
+        return f"Tokens({self.n:,} ids, vocabulary {self.vocab_size:,}, {len(self.starts):,} documents)"
 
 def encode_corpus(split: Documents, tok, folder: str | Path | None = None) -> Tokens:
     "The tokens of a split, encoded once: the ids are kept in a file in this folder (default: the user's cache)."
