@@ -78,12 +78,12 @@ def smoothed(counts: Tensor, k: float) -> Tensor:
 
 # %% ../nbs/04_baseline.ipynb #unigram-export
 def unigram(counts: Tensor, k: float = 0.01) -> LookupModel:
-    "A model by the frequency of each token, whatever token stands before it."
+    "A model based on the frequency of each token, whatever token stands before it."
     return LookupModel(smoothed(counts.sum(0), k).expand_as(counts))
 
 # %% ../nbs/04_baseline.ipynb #bigram-export
 def bigram(counts: Tensor, k: float = 0.01) -> LookupModel:
-    "A model by how often each token came after the last one."
+    "A model based on how often each token came after the last one."
     return LookupModel(smoothed(counts, k))
 
 # %% ../nbs/04_baseline.ipynb #count-followers
@@ -99,7 +99,7 @@ def count_followers(tokens: Tokens, n: int) -> dict[tuple[int, ...], Counter]:
 
 # %% ../nbs/04_baseline.ipynb #ngram-model
 class NGramModel:
-    "A model by what came after the last n - 1 tokens, mixed with what shorter contexts say (Witten-Bell smoothing)."
+    "A model based on what came after the last n - 1 tokens, mixed with shorter contexts (Witten-Bell smoothing)."
 
     def __init__(self, followers: dict[tuple[int, ...], Counter], vocab_size: int, n: int):
         self.followers, self.n = followers, n
@@ -124,7 +124,7 @@ class NGramModel:
 
 # %% ../nbs/04_baseline.ipynb #ngram-export
 def ngram(tokens: Tokens, n: int) -> NGramModel:
-    "A model by how often each token came after the last n - 1 tokens, with Witten-Bell smoothing."
+    "A model based on how often each token came after the last n - 1 tokens, with Witten-Bell smoothing."
     return NGramModel(count_followers(tokens, n), tokens.vocab_size, n)
 
 # %% ../nbs/04_baseline.ipynb #bits-per-byte-export
@@ -176,7 +176,7 @@ def sample(
     stop: int | None = None,  # a token after which to stop
     seed: int = 0,
 ) -> list[int]:
-    "The ids continued: each next one is drawn by the probabilities that the model gives it."
+    "The ids continued: each next one is drawn according to the probabilities that the model gives it."
     ids, rng = list(ids), torch.Generator().manual_seed(seed)
     for _ in range(n):
         probs = model(torch.tensor([ids]))[0, -1].softmax(-1)  # (V,)
