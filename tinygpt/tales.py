@@ -19,7 +19,7 @@ from .world.parser import choices
 
 # %% ../nbs/02_tales.ipynb #tale-export
 def tale(seed: int, heldout: bool = False) -> str:
-    "The tale that this seed writes; with `heldout`, its pairs of colour and thing occur in no other tale."
+    "The tale that this seed writes; with `heldout`, its pairs of colour and thing occur in no ordinary tale."
     return write(the_grammar(), random.Random(seed), heldout)
 
 # %% ../nbs/02_tales.ipynb #logprob-export

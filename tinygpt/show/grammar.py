@@ -11,7 +11,7 @@ LETTER, STEP = 0.17, 0.8  # the width of a letter and the distance of lines, in 
 def grammar_tree(rules: Mapping[str, Sequence[str]], chosen: Sequence[str] = (), start: str = "Tale"):
     "Draw the lines of each rule that `start` uses, each with its chance; the chosen lines are outlined in red."
     import matplotlib.pyplot as plt
-    fig, ax = plt.subplots(figsize=(7.2, 2.6))
+    fig, ax = plt.subplots(figsize=(7.2, 2.2))
     lowest, waiting, told = 0.0, [], []
 
     def column(name: str, x: float, y: float) -> float:
@@ -33,8 +33,8 @@ def grammar_tree(rules: Mapping[str, Sequence[str]], chosen: Sequence[str] = (),
         told.append(f"{name}: {', '.join(lines)}, each {chance}")
         return x + 1.1 + LETTER * max(len(name) - 5, *map(len, lines)) + 0.3
 
-    ax.text(0, STEP, f"{start}:", weight="bold", va="center", color=TINTS[0])
-    x = 0.0
+    ax.text(0, 0, f"{start}:", weight="bold", va="center", color=TINTS[0])
+    x = LETTER * len(start) + 0.5
     for step in filter(None, regex.split("[{}]", rules[start][0])):
         if step in rules:
             x = column(step, x, 0)
@@ -44,8 +44,8 @@ def grammar_tree(rules: Mapping[str, Sequence[str]], chosen: Sequence[str] = (),
     right = x
     while waiting:
         name, end, at = waiting.pop(0)
-        ax.annotate("", (end + 0.75, at), (end + 0.15, at), arrowprops={"arrowstyle": "->", "color": "#7b818a"})
+        ax.annotate("", (end + 0.75, at), (end + 0.3, at), arrowprops={"arrowstyle": "->", "color": "#7b818a"})
         right = max(right, column(name, end + 0.85, at))
-    ax.set(xlim=(-0.1, right), ylim=(lowest - 0.5, STEP + 0.4))
+    ax.set(xlim=(-0.1, right), ylim=(lowest - 0.5, 0.5))
     ax.axis("off")
     show(fig, f"The grammar as a tree. {'. '.join(told)}. In red: {', '.join(chosen)}")
