@@ -1,4 +1,4 @@
-"""Trains each rung of the ladder of chapters 04 to 08 with three seeds and two budgets: python -m tests.ladder
+"""Trains each rung of the ladder of chapters 04 to 08 with three seeds, and two of them for longer: python -m tests.ladder
 
 data/ladder.csv holds the result: the training loss, averaged over 10 steps, and at the end of each run the validation loss
 and the accuracy of each skill. Every rung differs from the one before in one thing. A run that is done is kept in
@@ -23,7 +23,7 @@ from tinygpt.positions import rotation
 from tinygpt.world.skills import CHANCE
 
 ROOT = Path(__file__).parents[1]
-SEEDS, BUDGETS, AVERAGED = range(3), (300,), 10
+SEEDS, AVERAGED = range(3), 10
 COLUMNS = ["rung", "steps", "seed", "step", "loss", "val_loss", *CHANCE]
 
 
@@ -46,6 +46,9 @@ RUNGS = {
     "MLP": Rung(4, True, True, True),
     "depth": Rung(4, True, True, True, n_layer=2),
 }
+
+
+BUDGETS = {300: list(RUNGS), 1000: ["norms", "MLP"]}  # steps, and what is trained for so long
 
 
 class Layer(nn.Module):
@@ -135,8 +138,8 @@ def write(path: Path, rows: list[dict]):
 
 def main():
     rows = counted()
-    for steps in BUDGETS:
-        for name in RUNGS:
+    for steps, names in BUDGETS.items():
+        for name in names:
             runs = [one_run(name, steps, seed) for seed in SEEDS]
             last = [float(run[-1]["val_loss"]) for run in runs]
             print(f"{steps:5} steps  {name:12}" + "".join(f"{loss:8.3f}" for loss in last), flush=True)

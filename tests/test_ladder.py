@@ -18,13 +18,13 @@ from tinygpt.world.skills import CHANCE
 COUNTED = ["uniform", "unigram", "bigram", "trigram", "5-gram"]
 
 
-@pytest.mark.parametrize("steps", BUDGETS)
-def test_every_rung_is_recorded_and_each_pays(steps):
+@pytest.mark.parametrize("steps, names", BUDGETS.items())
+def test_every_rung_is_recorded_and_each_pays(steps, names):
     rungs = recorded_ladder(steps)
-    assert list(rungs) == [*COUNTED, *RUNGS]
-    assert [len(losses) for losses in rungs.values()] == [1] * len(COUNTED) + [len(SEEDS)] * len(RUNGS)
+    assert list(rungs) == [*COUNTED, *names]
+    assert [len(losses) for losses in rungs.values()] == [1] * len(COUNTED) + [len(SEEDS)] * len(names)
     assert rungs["uniform"][0] == pytest.approx(np.log(the_tokenizer().vocab_size), abs=1e-3)
-    medians = [np.median(rungs[name]) for name in RUNGS]
+    medians = [np.median(rungs[name]) for name in names]
     assert medians == sorted(medians, reverse=True) and medians[-1] > floor_of(corpus("tales"), the_tokenizer())
     for name, skills in recorded_skills(steps).items():
         assert set(skills) == set(CHANCE) and all(0 <= accuracy <= 1 for accuracy in skills.values()), name
