@@ -206,8 +206,8 @@ def test_muon_takes_over_the_state_of_torchs(in_float32):
 @pytest.mark.parametrize(
     "shape, options, said",
     [
-        ((4,), {}, r"this parameter is \(4,\): give it to AdamW"),
-        ((2, 3, 4), {}, r"this parameter is \(2, 3, 4\)"),
+        ((4,), {}, r"this parameter has shape \(4,\): give it to AdamW"),
+        ((2, 3, 4), {}, r"this parameter has shape \(2, 3, 4\)"),
         ((2, 3), {"lr": -0.1}, "lr=-0.1 should be a number, 0 or more"),
         ((2, 3), {"lr": math.nan}, "lr=nan should be"),
         ((2, 3), {"lr": "0.1"}, r"lr=.0\.1. should be a number, 0 or more"),
