@@ -25,7 +25,7 @@ def make_batch(ids: np.ndarray, spans: np.ndarray, width: int) -> tuple[Tensor, 
     n_targets = spans[:, 1:] - spans[:, :1] - 1                         # (B, 1)
     mask = torch.from_numpy(np.arange(width) < n_targets)               # (T,) < (B, 1) -> (B, T)
     batch = torch.from_numpy(batch)
-    return batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), mask  # contiguous copies, since a slice is a view
+    return batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), mask  # a slice is not contiguous; .view needs that
 
 # %% ../nbs/03_data.ipynb #bucket-by-length
 def bucket_by_length(
@@ -41,7 +41,7 @@ def bucket_by_length(
     for start in range(first, len(order), pool_size * size):
         pool = order[start : start + pool_size * size]
         pool = pool[lengths[pool].argsort(kind="stable")]
-        full = len(pool) - len(pool) % size
+        full = len(pool) - len(pool) % size      # rows that fill whole batches; the longest few come last
         batches = rng.permutation(pool[:full].reshape(-1, size))      # one batch per line; only the lines are shuffled
         order[start : start + len(pool)] = np.concatenate([batches.ravel(), pool[full:]])
     return order
@@ -112,6 +112,6 @@ class Windows:
             spans = self.tokens.spans(chosen)
         else:
             spans = np.stack([chosen, chosen + self.block_size + 1], axis=1)
-        width = max(1, (spans[:, 1] - spans[:, 0]).max() - 1)      # that of all ranks together
+        width = max(1, (spans[:, 1] - spans[:, 0]).max() - 1)      # of the whole step, not only of this rank
         begin = self.rank * self.batch_size
         return make_batch(self.tokens.ids, spans[begin : begin + self.batch_size], width)
