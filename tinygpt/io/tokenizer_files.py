@@ -196,7 +196,8 @@ def read_merges(pairs: list, vocab: dict[str, int]) -> tuple[list[tuple[int, int
         if left + right not in vocab or left not in vocab or right not in vocab:
             raise ValueError(f"its merge of {left!r} and {right!r} needs a token that the vocabulary lacks")
         if left + right in used:
-            raise ValueError(f"{left + right!r} is used by a merge before the merge that makes it; no training makes such a list")
+            raise ValueError(f"{left + right!r} is used by a merge before the merge that makes it; no training makes "
+                             "such a list")
         merges.append((vocab[left], vocab[right]))
         used |= {left, right}
         made.add(left + right)
@@ -215,7 +216,8 @@ def read_added(added: list[dict], vocab: dict[str, int], made: set[str], form: s
         if token["id"] != id:
             raise ValueError(f"its added token {content!r} has the id {token['id']!r}, and the library gives it {id}")
         if token.get("normalized") and form and unicodedata.normalize(form, content) != content:
-            raise ValueError(f"its added token {content!r} is not in the Unicode form {form}, to which texts are normalized, so it would never be found")
+            raise ValueError(f"its added token {content!r} is not in the Unicode form {form}, to which texts are "
+                             "normalized, so it would never be found")
         ids[content], free = id, max(free, id + 1)
     normalized = {token["content"] for token in added if token.get("normalized")}
     if not form and len(normalized) == len(ids):  # all are found at the same time, in the text as it is
