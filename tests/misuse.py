@@ -249,7 +249,7 @@ REFUSED_BY_US = r"""resumed(args, lambda: Path('text.txt').write_text('5 and 6 m
     tg.TrainConfig(); tg.TrainConfig(steps=0); tg.TrainConfig(steps=2, epochs=2); tg.TrainConfig(steps=1.5);
     tg.TrainConfig(steps='2'); tg.TrainConfig(steps=2, lr=-1); tg.TrainConfig(steps=2, checkpointing='no');
     tg.TrainConfig(steps=2, lr=float('nan')); tg.TrainConfig(steps=2, schedule=None);
-    tg.TrainConfig(steps=2, dtype='float16'); tg.TrainConfig(minutes=float('inf'));
+    tg.TrainConfig(steps=2, dtype='fp16'); tg.TrainConfig(steps=2, batch_size=6, accumulation=4); tg.TrainConfig(minutes=float('inf'));
     tg.TrainConfig(steps=2, dtype=torch.bfloat16); tg.TrainConfig(epochs=float('nan'));
     tg.TrainConfig(steps=2, seed=-1); tg.TrainConfig(steps=2, batch_size=0); tg.TrainConfig(steps=2, clip=0);
     tg.TrainConfig(steps=2, warmup=-1); tg.TrainConfig(steps=2, save_every=0); tg.BPETokenizer.train('text.txt', 300);

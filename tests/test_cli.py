@@ -614,10 +614,12 @@ def test_a_reader_that_leaves_early():
 def test_bench():
     code, out, err = process("bench", "tiny", "--device", "cpu", "--batch_size", 1)
     assert code == 0 and not err and no_control(out)
-    speed = float(re.search(r"^tokens per second +([\d,]+)$", out, re.M)[1].replace(",", ""))
+    speed = float(re.search(r"^training, tokens per second +([\d,]+)$", out, re.M)[1].replace(",", ""))
     each = float(re.search(r"^milliseconds per step +([\d.,]+)$", out, re.M)[1].replace(",", ""))
     assert speed * each == pytest.approx(256 * 1000, rel=0.02)
-    assert 0 < int(re.search(r"^of a matrix product +(\d+)%$", out, re.M)[1]) < 150
+    assert 0 < int(re.search(r"^utilisation +(\d+)%$", out, re.M)[1]) < 150
+    assert re.search(r"^of TFLOP/s +[\d.]+, measured$", out, re.M)
+    assert 0 < float(re.search(r"^writing, tokens per second +([\d,]+)$", out, re.M)[1].replace(",", ""))
 
 
 def test_the_median_of_what_was_timed(monkeypatch):

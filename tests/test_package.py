@@ -47,9 +47,12 @@ PUBLIC = {
     "show.pictures": "Picture color_tokens slider table",
     "show.progress": "to_tensorboard to_wandb show_samples LivePlot",
     "show.steps": "progress",
+    "show.speed": "parts_plot recorded_speed speed_plot",
     "show.training": "ladder recorded_ladder recorded_skills recorded_losses on_track_plot training_plot",
     "tales": "tale logprob chat train_tokenizer the_tokenizer",
     "tokenizer": "BYTES Tokenizer CharTokenizer PairCounts learn_merges apply_merges BPETokenizer",
+    "gpu": "pick_device wait_for seconds_per_call precision LossScaler forward_backward largest_fit prefetch "
+    "peak_flops utilisation",
     "training": "SCHEDULES RECIPE TrainConfig Run Diverged training_steps validate evaluate_run train",
     "world.judging": "valid_fraction floor_of",
     "world.parser": "Choice choices answers",

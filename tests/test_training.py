@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from itertools import count
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tinygpt import training
 from tinygpt.data import Windows, validation_batches
 from tinygpt.engine import clock
 from tinygpt.gpt import GPT, GPTConfig
+from tinygpt.gpu import forward_backward
 from tinygpt.io import weights
 from tinygpt.io.checkpoints import load
 from tinygpt.io.corpus import corpus
@@ -196,7 +198,7 @@ def test_a_loss_that_is_no_number_ends_it_and_the_last_good_state_is_kept(lesson
     def poison(record):
         if record.step == 7:
             poison.good = {name: p.clone() for name, p in model.state_dict().items()}
-            model.loss = lambda *_, **__: GPT.loss(model, *_, **__) * math.nan
+            model.hidden = lambda *_, **__: GPT.hidden(model, *_, **__) * math.nan
 
     with pytest.raises(Diverged, match="in step 8 the loss is nan"):
         run(lesson, model=model, out=tmp_path, consumers=[poison])
@@ -252,13 +254,13 @@ def slow_steps(monkeypatch, seconds):
     "A clock on which step number `step`, counted from 0, takes seconds(step); returns the time, in a list."
     time = [0.0]
     monkeypatch.setattr(clock, "perf_counter", lambda: time[0])
-    read_batch = Windows.__getitem__
+    numbers = count()
 
-    def slow_batch(self, step):
-        time[0] += seconds(step)
-        return read_batch(self, step)
+    def slow(*args):
+        time[0] += seconds(next(numbers))
+        return forward_backward(*args)
 
-    monkeypatch.setattr(Windows, "__getitem__", slow_batch)
+    monkeypatch.setattr("tinygpt.training.forward_backward", slow)
     return time
 
 
@@ -345,7 +347,7 @@ REFUSED = [
     ({"embedding_lr": -1}, "embedding_lr=-1 should be a number, 0 or more"),
     ({"warmup": -1}, "warmup=-1"),
     ({"schedule": "step"}, "schedule='step' should be 'linear' or 'cosine'"),
-    ({"dtype": "float16"}, "dtype='float16' should be 'float32' or 'bfloat16'"),
+    ({"dtype": "fp16"}, "dtype='fp16' should be 'float32', 'tf32', 'bfloat16' or 'float16'"),
     ({"optimizer": "sgd"}, "'sgd'.*'muon'.*'adamw'"),
     ({"lr": -1.0}, "lr=-1.0"),
 ]

@@ -152,7 +152,7 @@ def train_config(c, schedules: Iterable[str]):
     given = [f"{name}={value}" for name, value in ends.items() if value is not None]
     if len(given) != 1:
         raise ValueError(f"exactly one of steps, epochs and minutes must be given, not {' and '.join(given) or 'none'}")
-    for name in "steps", "batch_size", "block_size", "eval_every", "save_every":
+    for name in "steps", "batch_size", "block_size", "accumulation", "eval_every", "save_every":
         if getattr(c, name) is not None:
             whole_number(name, getattr(c, name), 1)
     for name in "warmup", "seed":
@@ -162,8 +162,12 @@ def train_config(c, schedules: Iterable[str]):
             number(name, getattr(c, name), positive=True)
     rates(lr=c.lr, embedding_lr=c.embedding_lr, vector_lr=c.vector_lr, weight_decay=c.weight_decay)
     choice("schedule", c.schedule, schedules)
-    choice("dtype", c.dtype, ("float32", "bfloat16"))
-    choice("checkpointing", c.checkpointing, (True, False))
+    if c.batch_size % c.accumulation:
+        raise ValueError(f"batch_size={c.batch_size} is not a multiple of accumulation={c.accumulation}, so the "
+                         "micro-batches would differ in size: choose a divisor of batch_size")
+    choice("dtype", c.dtype, ("float32", "tf32", "bfloat16", "float16"))
+    for name in "checkpointing", "compile":
+        choice(name, getattr(c, name), (True, False))
 
 def model_and_tokenizer(model, tok):
     "Raise ValueError if a tokenizer is given as the model, or something else as the tokenizer."
@@ -188,7 +192,7 @@ def device(name: str | torch.device):
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):  # the latter if it is compiled without CUDA
-        missing = "GPU" if str(name).startswith("cuda") else "such device"
+        missing = "GPU" if str(name).startswith(("cuda", "mps")) else "such device"
         raise ValueError(f"device={str(name)!r}, but PyTorch finds no {missing}: give device='cpu'") from None
 
 def decodable(ids: Iterable[int], tokens: Sequence[bytes | None]) -> list[int]:

@@ -19,8 +19,10 @@ from torch import nn
 from . import guard
 from .data import Windows, validation_batches
 from .engine.clock import Clock
-from .engine.modes import eval_mode
+from .engine.memory import explain_out_of_memory
+from .engine.modes import eval_mode, paused_gc
 from .gpt import GPT
+from .gpu import LossScaler, forward_backward, prefetch
 from .io.corpus import Corpus
 from .io.log import Record
 from .io.runs import catch_interrupt, open_run
@@ -51,8 +53,10 @@ class TrainConfig:
     schedule: str = "linear"  # or "cosine"
     warmup: int = 20  # steps
     clip: float = 1.0  # the largest norm of a gradient
-    dtype: str = "float32"  # or "bfloat16"
+    dtype: str = "float32"  # of matrix products; or "tf32", "bfloat16", "float16": chapter "GPU"
+    accumulation: int = 1  # micro-batches in a batch, to save memory; the gradient is the same
     checkpointing: bool = False  # recompute activations in the backward pass, to save memory
+    compile: bool = False  # compile the loss: slow to start, then faster
     seed: int = 0  # of the order of the texts, and of dropout
     eval_every: int = 100  # steps
     save_every: int = 100  # steps
@@ -68,6 +72,9 @@ class Run:
         self.model, self.windows, self.config = model, windows, config
         self.optimizers = build_optimizers(model, config.optimizer, config.lr, config.embedding_lr, config.vector_lr,
                                            weight_decay=config.weight_decay)
+        loss = partial(model.loss, checkpointing=config.checkpointing)
+        self.loss = torch.compile(loss, dynamic=False) if config.compile else loss
+        self.scaler = LossScaler(config.dtype == "float16")
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.best = None  # the lowest validation loss so far
         steps_per_epoch = windows.n / (windows.batch_size * windows.world_size)
@@ -84,31 +91,32 @@ def training_steps(
     "The training loop: makes the steps that are left, and yields a record of each."
     c, model, device = run.config, run.model, run.model.embed.weight.device
     clock = Clock(run)  # measures the seconds of the run and of each step
+    batches = prefetch(run.windows, run.step, device, few_widths=c.compile)
     while run.step < run.steps:
         clock.start_step()
         model.train()
         torch.manual_seed(c.seed + run.step)  # dropout depends on the step alone
-        ids, targets, mask = (part.to(device) for part in run.windows[run.step])
-        with torch.autocast(device.type, torch.bfloat16, enabled=c.dtype == "bfloat16"):
-            loss = model.loss(ids, targets, mask, checkpointing=c.checkpointing)
-        loss.backward()
+        batch = next(batches)
+        loss = forward_backward(run.loss, batch, c.dtype, c.accumulation, run.scaler)  # chapter "GPU"
+        run.scaler.unscale(model.parameters())  # does nothing unless dtype is float16
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), c.clip)
-        if not math.isfinite(loss.item() + grad_norm.item()):
+        loss, grad_norm, n_tokens = torch.stack([loss, grad_norm, batch[2].sum()]).tolist()
+        is_finite = math.isfinite(loss + grad_norm)
+        if not run.scaler.update(is_finite):
             model.zero_grad()
-            raise Diverged(f"in step {run.step + 1} the loss is {loss.item()}, the gradient's norm {grad_norm.item()}")
+            raise Diverged(f"in step {run.step + 1} the loss is {loss}, the gradient's norm {grad_norm}")
         lr_scale = SCHEDULES[c.schedule](run.step, run.steps, c.warmup)
         set_lr_scale(run.optimizers, lr_scale)
-        for optimizer in run.optimizers:
+        for optimizer in run.optimizers if is_finite else ():
             optimizer.step()
         model.zero_grad()
-        n_tokens = int(mask.sum())
-        run.step, run.tokens = run.step + 1, run.tokens + n_tokens
+        run.step, run.tokens = run.step + 1, run.tokens + int(n_tokens)
         clock.end_step(run)  # in a run by minutes, this changes run.steps
         is_last = run.step >= run.steps
         is_due = evaluate is not None and (is_last or run.step % c.eval_every == 0)
         evaluation = evaluate(is_last) if is_due else {}  # val_loss and, for tales, skills and valid_fraction
         run.seconds = clock.seconds()
-        yield Record(run.step, run.steps, loss.item(), lr_scale, grad_norm.item(), run.tokens, run.seconds,
+        yield Record(run.step, run.steps, loss, lr_scale, grad_norm, run.tokens, run.seconds,
                      n_tokens / clock.step_seconds, **evaluation)
 
 # %% ../nbs/10_training.ipynb #validate-function
@@ -151,7 +159,8 @@ def train(
     train_tokens, val_tokens = encode_corpus(corpus.train, tok), encode_corpus(corpus.val, tok)
     run = Run(model, Windows(train_tokens, size, config.batch_size, config.seed), config)
     evaluate = partial(evaluate_run, model, tok, corpus, validation_batches(val_tokens, size, config.batch_size))
-    with open_run(run, (train_tokens, val_tokens), tok, out, resume) as folder, catch_interrupt() as interrupted:
+    with (open_run(run, (train_tokens, val_tokens), tok, out, resume) as folder, catch_interrupt() as interrupted,
+          explain_out_of_memory(run), paused_gc()):
         records = folder.records if folder else []
         writers = [folder.write] if folder else []  # a row of the log; when due, a checkpoint and the best weights
         watchers = progress_consumers(run, corpus, tok, records) if progress else []

@@ -53,6 +53,8 @@ def fail(code: int, message: object) -> int:
 
 def reason(error: Exception) -> str:
     "A message that says what went wrong and what to do."
+    if isinstance(error, MemoryError) and str(error).startswith("out of memory with"):
+        return str(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
         return "there is not enough memory: take a smaller model, fewer or shorter rows in a batch, or less text"
     if isinstance(error, ModuleNotFoundError):

@@ -1,31 +1,46 @@
-"""tinygpt bench: measure the speed of a training step."""
+"""tinygpt bench: measure the speed of training and of writing."""
 
 import sys
 from statistics import median
+from time import perf_counter
 from typing import Literal
 import torch
-from torch.utils.benchmark import Timer
 import tinygpt as tg
+from tinygpt.cache import KVCache
 from tinygpt.cli.evaluate import print_table
 from tinygpt.cli.settings import Device, UsageError, pick_device
+from tinygpt.engine.modes import eval_mode, paused_gc
+from tinygpt.gpu import peak_flops, utilisation, wait_for
 from tinygpt.presets import SIZES
 from tinygpt.training import Run, training_steps
-
-PEAKS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362,
-         "RTX 4090": 165}  # TFLOP/s in bfloat16, as published
 
 def training_speed(run: Run, seconds: float = 1.5) -> float:
     "Tokens per second: the median over the steps in this time (at least three), after one warm-up step."
     speeds = []
-    for record in training_steps(run):
-        speeds.append(record.tokens_per_second)
-        if record.step > 3 and record.seconds > seconds:
-            break
+    with paused_gc():
+        for record in training_steps(run):
+            speeds.append(record.tokens_per_second)
+            if record.step > 3 and record.seconds > seconds:
+                break
     return median(speeds[1:])
 
-def peak_memory(device: str) -> str:
+def writing_speed(model: tg.GPT, n_tokens: int = 64) -> float:
+    "Tokens per second: the median over the tokens of one text, each chosen as the most probable."
+    device, times = model.embed.weight.device, []
+    ids, cache = torch.zeros(1, 1, dtype=torch.int64, device=device), [KVCache() for _ in model.blocks]
+    with eval_mode(model):
+        for position in range(min(n_tokens, model.config.block_size)):
+            wait_for(device)
+            start = perf_counter()
+            positions = torch.tensor([position], device=device)
+            ids = model(ids, positions=positions, cache=cache)[:, -1].argmax(-1, keepdim=True)
+            wait_for(device)
+            times.append(perf_counter() - start)
+    return 1 / median(times)
+
+def peak_memory(device: torch.device) -> str:
     "The peak memory use so far."
-    if device == "cuda":
+    if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated() / 1e6:,.0f} MB"
     try:
         import resource
@@ -34,38 +49,38 @@ def peak_memory(device: str) -> str:
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB"
 
-def measure(config: tg.GPTConfig, length: int, device: str, dtype: str, batch_size: int) -> dict[str, str]:
+def measure(config: tg.GPTConfig, length: int, device: torch.device, plan: tg.TrainConfig) -> dict[str, str]:
     "The measurements on one device, by name."
     tokens = tg.encode_corpus(tg.corpus("tales").train, tg.the_tokenizer())
     tokens.whole_documents = False  # running text, so that every row has the same length
-    plan = tg.TrainConfig(steps=1_000_000, batch_size=batch_size, dtype=dtype)  # more than there is time for
-    run = Run(tg.GPT(config).to(device), tg.Windows(tokens, length, batch_size), plan)
+    run = Run(tg.GPT(config).to(device), tg.Windows(tokens, length, plan.batch_size), plan)
     speed, memory = training_speed(run), peak_memory(device)
-    flops = 3 * tg.count_flops(config, length) / length * speed
-    n = 8192 if device == "cuda" else 1024
-    a, b = torch.randn(2, n, n, device=device, dtype=getattr(torch, dtype))
-    timer = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
-    matmul_flops = 2 * n**3 / timer.blocked_autorange(min_run_time=0.3).median
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    peaks = [1e12 * peak for part, peak in PEAKS.items() if part in name and dtype == "bfloat16"]
-    return {"": name, "tokens per second": f"{speed:,.0f}",
-            "milliseconds per step": f"{1000 * batch_size * length / speed:,.1f}", "peak memory": memory,
-            "of a matrix product": f"{flops / matmul_flops:.0%}",
-            "of the published peak": f"{flops / peaks[0]:.0%}" if peaks else "-"}
+    peak, source = peak_flops(device, plan.dtype)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else device.type.upper()
+    return {"": name, "training, tokens per second": f"{speed:,.0f}",
+            "milliseconds per step": f"{1000 * plan.batch_size * length / speed:,.1f}", "peak memory": memory,
+            "utilisation": f"{utilisation(config, length, speed, peak):.0%}",
+            "of TFLOP/s": f"{peak / 1e12:,.3g}, {source}",
+            "writing, tokens per second": f"{writing_speed(run.model):,.0f}"}
 
 def bench(
     size: Literal[*SIZES] = "tiny",  # the size of the model
     *,
     device: Device = "auto",  # auto is the CPU and, if there is one, a GPU
-    dtype: Literal["float32", "bfloat16"] = "float32",  # of the matrix products
+    dtype: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",  # of the matrix products in training
     batch_size: int = 8,  # rows of at most 1024 tokens
+    accumulation: int = 1,  # micro-batches in a batch
+    checkpointing: bool = False,  # recompute activations in the backward pass
+    compile: bool = False,  # compile the loss
 ):
-    "Measure the speed of a training step."
+    "Measure the speed of training and of writing."
     if batch_size < 1:
         raise UsageError(f"--batch_size {batch_size} should be at least 1")
-    config, picked = tg.GPTConfig.named(size), pick_device(device)
-    devices = ["cpu", "cuda"] if (device, picked) == ("auto", "cuda") else [picked]
+    plan = tg.TrainConfig(steps=1_000_000, batch_size=batch_size, dtype=dtype, accumulation=accumulation,
+                          checkpointing=checkpointing, compile=compile)  # more steps than there is time for
+    config, (picked, _) = tg.GPTConfig.named(size), pick_device(device)
+    devices = [torch.device("cpu")] if device == "auto" and picked.type != "cpu" else []
     length = min(config.block_size, 1024)
-    columns = [measure(config, length, device, dtype, batch_size) for device in devices]
+    columns = [measure(config, length, device, plan) for device in [*devices, picked]]
     print(f"{size}: {tg.count_parameters(config):,} parameters, {batch_size} x {length} tokens per step")
     print_table(zip(columns[0], *(column.values() for column in columns)))

@@ -74,7 +74,7 @@ def evaluate(
     device: Device = "auto",  # auto is a GPU if there is one
 ):
     "Evaluate a model on text that it was not trained on."
-    folder, device = Path(run).expanduser(), pick_device(device)
+    folder, (device, _) = Path(run).expanduser(), pick_device(device)
     if not text and not folder.is_dir():
         raise UsageError(f"{run} is not the folder of a run: to evaluate another model, give a TEXT")
     text = text or text_of_run(run)

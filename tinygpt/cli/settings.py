@@ -14,14 +14,14 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from tinygpt import GPTConfig, TrainConfig, presets
+from tinygpt import GPTConfig, TrainConfig, gpu, presets
 from tinygpt.gpt import SHAPES
 from tinygpt.io.atomic import atomic_write
 from tinygpt.io.corpus import CORPORA
 from tinygpt.io.reading import parse_yaml, read_bytes
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 COMMAND_FILE = "command.yaml"  # in the folder of a run: the settings that it was started with
 LENGTHS = ("steps", "epochs", "minutes")  # a run has one of them
 
@@ -91,11 +91,12 @@ def explain(message: str, names: Iterable[str]) -> str:
         return message + suggest(wrong[1], re.findall(r"'(.*?)'", wrong[2]))
     return message
 
-def pick_device(name: str) -> str:
-    "The device of this name; auto is a GPU if there is one."
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("PyTorch finds no GPU here: leave out --device cuda")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+def pick_device(name: str) -> tuple[torch.device, str]:
+    "The device of this name, and why it was chosen; auto is a GPU if there is one."
+    try:
+        return gpu.pick_device(name)
+    except ValueError:
+        raise ValueError(f"PyTorch finds no GPU here: leave out --device {name}") from None
 
 @dataclass
 class TextConfig:

@@ -67,7 +67,7 @@ def train(
     settings, folder = run_settings(settings | ({} if text is None else {"text": text}), config, out, resume)
     if print_config:
         return print(yaml.safe_dump(settings, sort_keys=False), end="")
-    device, corpus = pick_device(device), tg.corpus(settings["text"])
+    (device, why), corpus = pick_device(device), tg.corpus(settings["text"])
     with RunLock(folder) as lock:
         if not has_checkpoint(folder):
             check_new(folder)
@@ -82,7 +82,8 @@ def train(
         torch.manual_seed(plan.seed)
         model = tg.GPT(shape)
         model.to(device)
-        print(f"{printable(folder)}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, on {device}")
+        print(f"{printable(folder)}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, "
+              f"on {device} ({why})")
         special_tokens = getattr(tok, "special_tokens", {})
         start = [special_tokens["<|end|>"]] if corpus.train.whole_documents and "<|end|>" in special_tokens else []
         consumers = [show_samples(model, tok, start or tok.encode(next(iter(corpus.val))[:20]))] if samples else []

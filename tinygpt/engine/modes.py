@@ -1,5 +1,6 @@
-"""Evaluation mode as a context manager."""
+"""Context managers for evaluation, and for training without pauses."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 import torch
@@ -16,3 +17,13 @@ def eval_mode(model) -> Iterator[None]:
     finally:
         if training:
             model.train()
+
+@contextmanager
+def paused_gc() -> Iterator[None]:
+    "The garbage collector leaves the objects that exist now alone, so that it does not pause training steps."
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 from tinygpt.engine.interrupts import take_signals
@@ -58,6 +59,8 @@ def state_dict(run) -> dict[str, Tensor]:
     for i, optimizer in enumerate(run.optimizers):
         for number, kept in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{number}.{name}": tensor for name, tensor in kept.items()}
+    if run.scaler.enabled:
+        tensors["loss_scaler"] = torch.tensor([run.scaler.scale, run.scaler.good_steps])
     return tensors
 
 def load_state_dict(run, tensors: dict[str, Tensor]):
@@ -69,6 +72,8 @@ def load_state_dict(run, tensors: dict[str, Tensor]):
             kept[int(i)].setdefault(int(number), {})[key] = tensors[name]
     for optimizer, state in zip(run.optimizers, kept):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if "loss_scaler" in tensors and run.scaler.enabled:
+        run.scaler.scale, run.scaler.good_steps = tensors["loss_scaler"].tolist()
     run.model.load_state_dict({name: tensors[f"model.{name}"] for name in run.model.state_dict()})
 
 def read_note(path: Path) -> dict:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 import numpy as np
@@ -109,8 +110,8 @@ def show_samples(model: GPT, tok, ids: Sequence[int], n: int = 60) -> Callable[[
 def recorded_band(model: GPT, config, corpus: Corpus) -> np.ndarray | None:
     "The lowest and highest training loss of eight recorded runs at each step; None if this run has other settings."
     free = {name: getattr(config, name) for name in ("seed", "eval_every", "save_every")}
-    recipe = read_settings(TRAINED / "train.yaml") | free
-    if corpus.name != "tales" or vars(config) != recipe or model.config != load(TRAINED)[0].config:
+    recipe = replace(config, **read_settings(TRAINED / "train.yaml") | free)
+    if corpus.name != "tales" or config != recipe or model.config != load(TRAINED)[0].config:
         return None
     return np.genfromtxt(TRAINED / "band.csv", delimiter=",", names=True)
 

@@ -1,0 +1,54 @@
+"""Pictures of where time and memory go, and the recorded steps from naive to fast."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from tinygpt.io.reading import read_bytes
+
+__all__ = ["parts_plot", "recorded_speed", "speed_plot"]
+
+COLORS = [*(f"C{i}" for i in range(6)), "#7b818a", "#4d6275"]
+SPEED = Path(__file__).parents[2] / "data" / "speed.csv"  # written by python -m tests.speed
+
+def parts_plot(bars: Mapping[str, Mapping[str, float]], unit: str):
+    "Stacked bars, each divided into its parts; a wide part has its name and value in it, the legend names all."
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(7.2, 0.9 + 0.55 * len(bars)))
+    widest = max(sum(parts.values()) for parts in bars.values())
+    for row, parts in enumerate(bars.values()):
+        left = 0.0
+        for i, (part, value) in enumerate(parts.items()):
+            bar = ax.barh(row, value, 0.7, left, color=COLORS[i % len(COLORS)], lw=0)
+            if not row:
+                bar.set_label(part)
+            if value > 0.07 * widest:
+                ax.text(left + value / 2, row, f"{value:.3g}", ha="center", va="center", color="white", size=9)
+            left += value
+    ax.set_yticks(range(len(bars)), bars)
+    ax.set(ylim=(len(bars) - 0.5, -0.5), xlabel=unit)
+    ax.grid(False, axis="y")
+    ax.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    return fig
+
+def recorded_speed() -> dict[str, dict[str, tuple[float, float]]]:
+    "Tokens per second, and the gain over the step before, by machine and step."
+    recorded: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in csv.DictReader(read_bytes(SPEED).decode().splitlines()):
+        steps = recorded.setdefault(f"{row['model']} on {row['machine']}, torch {row['torch']}, {row['date']}", {})
+        steps[row["step"]] = float(row["tokens_per_second"]), float(row["gain"])
+    return recorded
+
+def speed_plot(recorded: Mapping[str, Mapping[str, tuple[float, float]]]):
+    "Tokens per second at each step from naive to fast, a panel for each machine."
+    import matplotlib.pyplot as plt
+    height = sum(0.7 + 0.32 * len(steps) for steps in recorded.values())
+    fig, axes = plt.subplots(len(recorded), figsize=(7.2, height), squeeze=False, layout="constrained")
+    for ax, (machine, steps) in zip(axes[:, 0], recorded.items()):
+        for row, (speed, gain) in enumerate(steps.values()):
+            ax.barh(row, speed, 0.7, color="C0", lw=0)
+            ax.text(speed, row, f" × {gain:.2f}" if row else "", va="center")
+        ax.set_yticks(range(len(steps)), steps)
+        ax.set(ylim=(len(steps) - 0.5, -0.5), title=machine, xlabel="tokens per second")
+        ax.set_xlim(right=1.12 * max(speed for speed, _ in steps.values()))
+        ax.grid(False, axis="y")
+    return fig
