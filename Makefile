@@ -26,8 +26,8 @@ lab: $(READY)
 		--ServerApp.root_dir="$${first%/*}" --LabApp.default_url="/lab/tree/$${first##*/}" $(ARGS)
 
 test: $(READY)
-	@.venv/bin/python -m pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
-		nbs tests $(ARGS)
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n logical --dist loadfile \
+		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg nbs tests $(ARGS)
 
 docs: $(READY)
 	@.venv/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)
