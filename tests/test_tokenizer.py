@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import multiprocessing
+import os
 import pickle
 import random
 import subprocess
@@ -977,7 +978,12 @@ def test_empty_text_is_fine(tok):
     assert BPETokenizer.train([], 300).vocab_size == 256 and CharTokenizer.train("").vocab_size == 0
 
 
-@given(st.text())
+@pytest.mark.parametrize("text", ["/", ".", "../"])
+def test_a_text_of_dots_and_slashes_is_no_file_name(text):
+    assert CharTokenizer.train(text).decode(CharTokenizer.train(text).encode(text)) == text
+
+
+@given(st.text().filter(lambda text: not os.path.exists(text)))
 def test_characters_there_and_back(text):
     chars = CharTokenizer.train(text)
     clean = "".join(as_texts(text))

@@ -62,7 +62,7 @@ def test_transformers_reads_it():
 
 def test_the_records_are_of_the_recipe_and_the_band_is_theirs(logs):
     assert list(logs) == list(RUNS)
-    assert read_settings(TRAINED / "train.yaml") == vars(RECIPE)
+    assert TrainConfig(**read_settings(TRAINED / "train.yaml")) == RECIPE
     evaluated = list(range(RECIPE.eval_every, RECIPE.steps + 1, RECIPE.eval_every))
     for name, rows in logs.items():
         steps = list(range(1, RECIPE.steps + 1)) if name.startswith("seed") else evaluated

@@ -206,7 +206,8 @@ def decodable(ids: Iterable[int], tokens: Sequence[bytes | None]) -> list[int]:
 
 def training_text(source: str | Iterable[str]) -> str | Iterable[str]:
     "The text or texts; raises ValueError for a file name, because the name would be learned and not the content."
-    if isinstance(source, os.PathLike) or (isinstance(source, str) and len(source) < 1000 and os.path.exists(source)):
+    is_name = isinstance(source, str) and 0 < len(source.strip("./\\")) < 1000 and os.path.exists(source)
+    if isinstance(source, os.PathLike) or is_name:
         raise ValueError(f"{str(source)!r} is the name of a file, and the name itself would be learned: pass the "
                          f"file's text, such as tg.corpus({str(source)!r}).train")
     return source
