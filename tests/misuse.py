@@ -107,7 +107,7 @@ CONFIGS = """missing.yaml; bomb.yaml; deep.yaml; deepest.yaml; twice.yaml; list.
 OPTIONS = """--train.steps 0; --train.steps -1; --train.steps 1.5; --train.steps many; --train.steps;
     --train.steps 1e400; --train.steps 99999999999999999999; --train.steps 3 --train.epochs 2; --train.epochs nan;
     --train.minutes inf; --train.minutes -1; --train.lr -1; --train.lr nan; --train.lr inf; --train.batch_size 0;
-    --train.clip 0; --train.optimizer sgd; --train.schedule step; --train.dtype float16; --train.seed -1;
+    --train.clip 0; --train.optimizer sgd; --train.schedule step; --train.dtype fp16; --train.seed -1;
     --train.checkpointing 3; --train.save_every 0; --train.eval_every 0; --train.block_size 17; --train.block_size 0;
     --model.n_layer 0; --model.n_head 3; --model.n_embd -8; --model.dropout 1; --model.norm batch; --model.preset huge;
     --model.n_hidden 0; --model.block_size 99999999999; --model.rope_base 0; --vocab_size 5; --vocab_size x;
@@ -249,7 +249,8 @@ REFUSED_BY_US = r"""resumed(args, lambda: Path('text.txt').write_text('5 and 6 m
     tg.TrainConfig(); tg.TrainConfig(steps=0); tg.TrainConfig(steps=2, epochs=2); tg.TrainConfig(steps=1.5);
     tg.TrainConfig(steps='2'); tg.TrainConfig(steps=2, lr=-1); tg.TrainConfig(steps=2, checkpointing='no');
     tg.TrainConfig(steps=2, lr=float('nan')); tg.TrainConfig(steps=2, schedule=None);
-    tg.TrainConfig(steps=2, dtype='fp16'); tg.TrainConfig(steps=2, batch_size=6, accumulation=4); tg.TrainConfig(minutes=float('inf'));
+    tg.TrainConfig(steps=2, dtype='fp16'); tg.TrainConfig(minutes=float('inf'));
+    tg.TrainConfig(steps=2, batch_size=6, accumulation=4);
     tg.TrainConfig(steps=2, dtype=torch.bfloat16); tg.TrainConfig(epochs=float('nan'));
     tg.TrainConfig(steps=2, seed=-1); tg.TrainConfig(steps=2, batch_size=0); tg.TrainConfig(steps=2, clip=0);
     tg.TrainConfig(steps=2, warmup=-1); tg.TrainConfig(steps=2, save_every=0); tg.BPETokenizer.train('text.txt', 300);
