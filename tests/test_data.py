@@ -94,7 +94,7 @@ def joined(batches):
 
 
 def test_a_batch_by_hand():
-    ids, targets, mask = make_batch(np.array([9, 1, 2, 3, 9, 4, 9]), np.array([[0, 5], [4, 7]]), width=5)
+    ids, targets, mask = make_batch(np.array([9, 1, 2, 3, 9, 4, 9]), np.array([[0, 5], [4, 7]]), T=5)
     assert ids.tolist() == [[9, 1, 2, 3, 9], [9, 4, 9, 0, 0]]
     assert targets.tolist() == [[1, 2, 3, 9, 0], [4, 9, 0, 0, 0]]
     assert mask.int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]

@@ -17,33 +17,32 @@ from . import guard
 from .io.tokens import Tokens
 
 # %% ../nbs/03_data.ipynb #make-batch
-def make_batch(ids: np.ndarray, spans: np.ndarray, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    "Inputs, targets and mask, each (B, T): a row for each span (begin, stop) of the ids, padded to the width."
-    batch = np.zeros((len(spans), width + 1), dtype=np.int64)           # (B, T + 1)
-    for row, (begin, stop) in zip(batch, spans):
+def make_batch(ids: np.ndarray, spans: np.ndarray, T: int) -> tuple[Tensor, Tensor, Tensor]:
+    "Inputs, targets and mask, each (B, T): a row for each span (begin, stop) of the ids, padded to T positions."
+    rows = np.zeros((len(spans), T + 1), dtype=np.int64)                # (B, T + 1)
+    for row, (begin, stop) in zip(rows, spans):
         row[: stop - begin] = ids[begin:stop]
     n_targets = spans[:, 1:] - spans[:, :1] - 1                         # (B, 1)
-    mask = torch.from_numpy(np.arange(width) < n_targets)               # (T,) < (B, 1) -> (B, T)
-    batch = torch.from_numpy(batch)
-    return batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), mask  # a slice is not contiguous; .view needs that
+    mask = torch.from_numpy(np.arange(T) < n_targets)                   # (T,) < (B, 1) -> (B, T)
+    rows = torch.from_numpy(rows)
+    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), mask    # a slice is not contiguous; .view needs that
 
 # %% ../nbs/03_data.ipynb #bucket-by-length
 def bucket_by_length(
     order: np.ndarray,  # rows, shuffled
     lengths: np.ndarray,  # of every row
-    size: int,  # rows in a batch
-    first: int,  # rows at the start that stay where they are
+    size: int,  # rows in a step
     rng: np.random.RandomState,
-    pool_size: int = 50,  # batches that are sorted together
+    pool_size: int = 50,  # steps whose rows are sorted together
 ) -> np.ndarray:
-    "The order with rows of similar length in one batch: each pool is sorted by length, then its batches are shuffled."
+    "The order with rows of similar length in one step: each pool is sorted by length, then its steps are shuffled."
     order = order.copy()
-    for start in range(first, len(order), pool_size * size):
+    for start in range(0, len(order), pool_size * size):
         pool = order[start : start + pool_size * size]
         pool = pool[lengths[pool].argsort(kind="stable")]
-        full = len(pool) - len(pool) % size      # rows that fill whole batches; the longest few come last
-        batches = rng.permutation(pool[:full].reshape(-1, size))      # one batch per line; only the lines are shuffled
-        order[start : start + len(pool)] = np.concatenate([batches.ravel(), pool[full:]])
+        full = len(pool) - len(pool) % size      # rows that fill whole steps; the longest few come last
+        steps = rng.permutation(pool[:full].reshape(-1, size))      # one step per line; only the lines are shuffled
+        order[start : start + len(pool)] = np.concatenate([steps.ravel(), pool[full:]])
     return order
 
 # %% ../nbs/03_data.ipynb #in-order-export
@@ -61,13 +60,14 @@ class ValidationBatches:
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
         i = range(len(self))[i]      # -1 is the last batch; past the end, the IndexError ends a for loop
         spans = self.spans[i * self.batch_size : (i + 1) * self.batch_size]
-        return make_batch(self.tokens.ids, spans, max(1, (spans[:, 1] - spans[:, 0]).max() - 1))
+        return make_batch(self.tokens.ids, spans, T=max(1, (spans[:, 1] - spans[:, 0]).max() - 1))
 
 def validation_batches(tokens: Tokens, block_size: int, batch_size: int) -> ValidationBatches:
     "All of a text in order, as batches in which each target comes once; the last window may be shorter."
     guard.windows(tokens, block_size, batch_size, full=False)
     if tokens.whole_documents:
-        return ValidationBatches(tokens, tokens.spans(np.arange(len(tokens.starts))), batch_size)
+        n_documents = len(tokens.starts)
+        return ValidationBatches(tokens, tokens.spans(np.arange(n_documents)), batch_size)
     begins = np.arange(0, len(tokens) - 1, block_size)
     stops = np.minimum(begins + block_size + 1, len(tokens))
     return ValidationBatches(tokens, np.stack([begins, stops], axis=1), batch_size)
@@ -81,20 +81,23 @@ class Windows:
         guard.windows(tokens, block_size, batch_size, seed, rank, world_size)
         self.tokens, self.block_size, self.batch_size = tokens, block_size, batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.n_starts = len(tokens) - block_size      # where a window of running text can begin
-        self.n = len(tokens.starts) if tokens.whole_documents else math.ceil(self.n_starts / block_size)  # in an epoch
+        self.size = batch_size * world_size      # rows in a step
+        self.n_begins = len(tokens) - block_size      # positions where a window of running text can begin
+        n_windows = math.ceil(self.n_begins / block_size)
+        self.n = len(tokens.starts) if tokens.whole_documents else n_windows      # rows in an epoch
         self.orders = {}
 
     def shuffle(self, epoch: int) -> np.ndarray:
         "The rows of an epoch in their order: which document, or where the window begins."
-        rng, size = np.random.RandomState([self.seed, epoch]), self.batch_size * self.world_size
+        rng = np.random.RandomState([self.seed, epoch])
         order = rng.permutation(self.n)
         if self.tokens.whole_documents:
-            begun = epoch * self.n % size      # rows of earlier epochs in the step where this epoch begins
-            first = (size - begun) % size      # rows of this epoch that complete the step
-            return bucket_by_length(order, np.diff(self.tokens.bounds), size, first, rng)
-        offset = rng.randint(self.n_starts)      # so that every start is equally likely
-        return (offset + order * self.block_size) % self.n_starts
+            begun = epoch * self.n % self.size      # rows of earlier epochs in the step where this epoch begins
+            first = (self.size - begun) % self.size      # rows of this epoch that complete the step
+            order[first:] = bucket_by_length(order[first:], np.diff(self.tokens.bounds), self.size, rng)
+            return order
+        offset = rng.randint(self.n_begins)      # so that a window is equally likely to begin anywhere
+        return (offset + order * self.block_size) % self.n_begins
 
     def order(self, epoch: int) -> np.ndarray:
         "The same as `shuffle`; this epoch and the one before it are kept."
@@ -105,13 +108,13 @@ class Windows:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         "Inputs, targets and mask of one step, each (B, T)."
-        step, size = guard.whole_number("step", step, 0), self.batch_size * self.world_size
-        positions = [divmod(number, self.n) for number in range(step * size, (step + 1) * size)]
+        step = guard.whole_number("step", step, 0)
+        positions = [divmod(number, self.n) for number in range(step * self.size, (step + 1) * self.size)]
         chosen = np.array([self.order(epoch)[position] for epoch, position in positions])
         if self.tokens.whole_documents:
             spans = self.tokens.spans(chosen)
         else:
             spans = np.stack([chosen, chosen + self.block_size + 1], axis=1)
-        width = max(1, (spans[:, 1] - spans[:, 0]).max() - 1)      # of the whole step, not only of this rank
+        T = max(1, (spans[:, 1] - spans[:, 0]).max() - 1)      # the longest row of the step, on any rank
         begin = self.rank * self.batch_size
-        return make_batch(self.tokens.ids, spans[begin : begin + self.batch_size], width)
+        return make_batch(self.tokens.ids, spans[begin : begin + self.batch_size], T)

@@ -30,7 +30,7 @@ def _drawn(ids: list[int], marked: int | None = None) -> Picture:
 
 @checks
 def shift(answer):
-    "Exercise 1: T inputs from `start` on, and the id after each as its target."
+    "Exercise 1: block_size inputs from `start` on, and the id after each as its target."
     ids = [52, 7, 31, 9, 18, 44, 3, 60, 25, 12]
     for start, T in (2, 4), (0, 3), (5, 4), (1, 1):
         args = ids, start, T
@@ -80,7 +80,7 @@ STORIES = [[0, 11, 12, 13, 14, 15, 16, 0], [0, 21, 22, 0], [0, 31, 32, 33, 34, 3
 
 @checks
 def windows_of(answer):
-    "Exercise 2: windows of T + 1 ids that never cross a story and leave nothing out."
+    "Exercise 2: windows of block_size + 1 ids that never cross a story and leave nothing out."
     for T in 4, 2, 7:
         args = STORIES, T
         windows = [_plain(window, answer, args) for window in attempt(answer, *args, expect=LIST)]
@@ -103,7 +103,7 @@ def _check_window(answer, args: tuple, i: int, window: list[int]):
         position = next(after_end, next((t for t, id in enumerate(window) if id and id // 10 != first), None))
         wrong("continues into the next story. The last window of a story should end with the story.", position)
     if len(window) > T + 1:
-        wrong(f"has {len(window)} ids. With T = {T} it may have {T + 1}.", T + 1)
+        wrong(f"has {len(window)} ids. With block_size = {T} it may have {T + 1}.", T + 1)
     if len(window) == 1:
         wrong("has a single id, an input without a target. Where should the last window of a story begin?", 0)
     if not any(window == s[k : k + len(window)] for s in STORIES for k in range(len(s))):
@@ -135,9 +135,8 @@ def _check_coverage(answer, args: tuple, windows: list[list[int]]):
         )
     if len(windows) > (fewest := sum(-(-(len(story) - 1) // T) for story in STORIES)):
         raise Finding(
-            f"There are {len(windows)} windows, and {fewest} are enough: fill each window with T = {T} targets "
-            "before you "
-            f"begin another.{_asked(answer, args)}"
+            f"There are {len(windows)} windows, and {fewest} are enough: fill each window with block_size = {T} "
+            f"targets before you begin another.{_asked(answer, args)}"
         )
 
 
