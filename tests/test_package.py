@@ -47,7 +47,7 @@ PUBLIC = {
     "show.pictures": "Picture color_tokens slider table",
     "show.progress": "to_tensorboard to_wandb show_samples LivePlot",
     "show.steps": "progress",
-    "show.speed": "parts_plot recorded_speed speed_plot",
+    "show.speed": "before_and_after parts_plot recorded_speed",
     "show.training": "ladder recorded_ladder recorded_skills recorded_losses on_track_plot training_plot",
     "tales": "tale logprob chat train_tokenizer the_tokenizer",
     "tokenizer": "BYTES Tokenizer CharTokenizer PairCounts learn_merges apply_merges BPETokenizer",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tinygpt.io.reading import read_bytes
 
-__all__ = ["parts_plot", "recorded_speed", "speed_plot"]
+__all__ = ["before_and_after", "parts_plot", "recorded_speed"]
 
 COLORS = [*(f"C{i}" for i in range(6)), "#7b818a", "#4d6275"]
 SPEED = Path(__file__).parents[2] / "data" / "speed.csv"  # written by python -m tests.speed
@@ -38,17 +38,11 @@ def recorded_speed() -> dict[str, dict[str, tuple[float, float]]]:
         steps[row["step"]] = float(row["tokens_per_second"]), float(row["gain"])
     return recorded
 
-def speed_plot(recorded: Mapping[str, Mapping[str, tuple[float, float]]]):
-    "Tokens per second at each step from naive to fast, a panel for each machine."
-    import matplotlib.pyplot as plt
-    height = sum(0.7 + 0.32 * len(steps) for steps in recorded.values())
-    fig, axes = plt.subplots(len(recorded), figsize=(7.2, height), squeeze=False, layout="constrained")
-    for ax, (machine, steps) in zip(axes[:, 0], recorded.items()):
-        for row, (speed, gain) in enumerate(steps.values()):
-            ax.barh(row, speed, 0.7, color="C0", lw=0)
-            ax.text(speed, row, f" × {gain:.2f}" if row else "", va="center")
-        ax.set_yticks(range(len(steps)), steps)
-        ax.set(ylim=(len(steps) - 0.5, -0.5), title=machine, xlabel="tokens per second")
-        ax.set_xlim(right=1.12 * max(speed for speed, _ in steps.values()))
-        ax.grid(False, axis="y")
-    return fig
+def before_and_after(steps: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, float]]:
+    "Milliseconds for 1,000 tokens, naive and fastest; the naive time is divided into what each step saves."
+    naive, *later = [(step, 1e6 / speed) for step, (speed, _) in steps.items()]
+    best, saved = naive[1], {}
+    for step, time in later:
+        if time < best:
+            saved[step], best = best - time, time
+    return {"before": {"remains": best} | saved, "after": {"remains": best}}
