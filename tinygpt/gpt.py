@@ -9,7 +9,6 @@ __all__ = ['NORMS', 'SHAPES', 'GPTConfig', 'make_norm', 'make_block', 'GPT', 'co
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -55,22 +54,24 @@ class GPTConfig:
     embedding_std: float = 0.02  # of new embeddings
 
     def __post_init__(self):
-        guard.gpt_config(self, NORMS, MLPS)
+        guard.gpt_config(self, NORMS, MLPS)  # raises ValueError if such a model cannot be built
 
     def resolve(self) -> "GPTConfig":
-        "The same config, with the sizes filled in that were None."
-        whole = replace(
+        "A copy with the sizes filled in that were None."
+        _, default_width = MLPS[self.mlp]
+        filled = replace(
             self,
             n_kv_head=self.n_kv_head or self.n_head,
             head_dim=self.head_dim or self.n_embd // self.n_head,
-            n_hidden=self.n_hidden or MLPS[self.mlp][1](self.n_embd),
+            n_hidden=self.n_hidden or default_width(self.n_embd),
         )
-        return guard.plain_sizes(whole)  # NumPy's integers become int
+        return guard.plain_sizes(filled)  # NumPy's integers become int
 
     @classmethod
     def named(cls, name: str, **changes) -> "GPTConfig":
         "The config of this name, such as modern or gpt2-124m, with changes."
-        return cls(**preset(name, SHAPES) | changes).resolve()
+        settings = preset(name, SHAPES)
+        return cls(**(settings | changes)).resolve()
 
     @classmethod
     def modern(cls, vocab_size: int, **changes) -> "GPTConfig":
@@ -85,15 +86,16 @@ class GPTConfig:
 # %% ../nbs/08_gpt.ipynb #build
 def make_norm(c: GPTConfig, width: int) -> nn.Module:
     "A norm of the kind that the config names."
-    options = {"bias": c.bias} if c.norm == "layer" else {}
+    options = {"bias": c.bias} if c.norm == "layer" else {}  # RMSNorm never has a bias
     return NORMS[c.norm](width, eps=c.norm_eps, **options)
 
 def make_block(c: GPTConfig) -> Block:
     "A transformer block of the kind that the config names."
-    qk_norm = partial(make_norm, c) if c.qk_norm else nn.Identity  # called with head_dim
+    norm = lambda width=c.n_embd: make_norm(c, width)
+    qk_norm = norm if c.qk_norm else nn.Identity
     attention = Attention(c.n_embd, c.n_head, c.n_kv_head, c.head_dim, c.bias, c.dropout, qk_norm)
-    mlp = MLPS[c.mlp][0](c.n_embd, c.n_hidden, c.bias)
-    norm = partial(make_norm, c, c.n_embd)  # called without arguments
+    mlp_class, _ = MLPS[c.mlp]
+    mlp = mlp_class(c.n_embd, c.n_hidden, c.bias)
     return Block(attention, mlp, norm, c.dropout)
 
 # %% ../nbs/08_gpt.ipynb #gpt-class
@@ -102,7 +104,8 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config = c = guard.config(config, "GPTConfig").resolve()
+        guard.config(config, "GPTConfig")  # raises ValueError if it is something else
+        self.config = c = config.resolve()
         self.embed = nn.Embedding(c.vocab_size, c.n_embd)
         self.position_embedding = nn.Embedding(c.block_size, c.n_embd) if c.position == "learned" else None
         self.dropout = nn.Dropout(c.dropout)
@@ -110,21 +113,6 @@ class GPT(nn.Module):
         self.norm = make_norm(c, c.n_embd)
         self.lm_head = None if c.tied else nn.Linear(c.n_embd, c.vocab_size, bias=False)
         self.init_weights()
-
-    def init_weights(self):
-        "Embeddings start normal with embedding_std, last matrices and biases at zero; the rest as PyTorch makes it."
-        c = self.config
-        for table in self.embed, self.position_embedding, self.lm_head:
-            if table is not None:
-                nn.init.normal_(table.weight, std=c.embedding_std)
-        gain = 0.5 / (c.embedding_std * math.sqrt(c.n_embd))  # with it, logits have std 0.5
-        nn.init.constant_(self.norm.weight, min(1.0, gain))
-        for block in self.blocks:  # a new block adds nothing to the stream
-            nn.init.zeros_(block.attention.proj.weight)
-            nn.init.zeros_(block.mlp.down.weight)
-        for name, p in self.named_parameters():
-            if name.endswith(".bias"):
-                nn.init.zeros_(p)
 
     def hidden(
         self,
@@ -150,7 +138,7 @@ class GPT(nn.Module):
             block_cache = None if cache is None else cache[i]
             scale = None if head_scale is None else head_scale[i]
             if checkpointing:
-                x = checkpoint(block, x, rope, attention_mask, None, scale, use_reentrant=False)
+                x = checkpoint(block, x, rope, attention_mask, head_scale=scale, use_reentrant=False)
             else:
                 x = block(x, rope, attention_mask, block_cache, scale, weights_out)
         return self.norm(x)
@@ -177,6 +165,21 @@ class GPT(nn.Module):
             targets = targets.masked_fill(~mask, -1)  # negative targets are not counted
         x = self.hidden(ids, positions, attention_mask, cache, head_scale, weights_out, checkpointing)
         return linear_cross_entropy(x.flatten(0, 1), self.unembedding, targets.flatten())
+
+    def init_weights(self):
+        "Embeddings start normal with embedding_std, last matrices and biases at zero; the rest as PyTorch makes it."
+        c = self.config
+        for part in self.embed, self.position_embedding, self.lm_head:
+            if part is not None:
+                nn.init.normal_(part.weight, std=c.embedding_std)
+        gain = 0.5 / (c.embedding_std * math.sqrt(c.n_embd))  # with it, logits have std 0.5
+        nn.init.constant_(self.norm.weight, min(1.0, gain))
+        for block in self.blocks:  # a new block adds nothing to the stream
+            nn.init.zeros_(block.attention.proj.weight)
+            nn.init.zeros_(block.mlp.down.weight)
+        for name, p in self.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.zeros_(p)
 
 # %% ../nbs/08_gpt.ipynb #count-parameters
 def count_parameters(config: GPTConfig) -> int:
