@@ -69,7 +69,7 @@ def attend(query, key, value, attention_mask=None, weights_out=None):
     for matrix, rows in zip((module.query, module.key, module.value), pick.split([H * D, H_kv * D, H_kv * D])):
         matrix.weight.data = rows
     module.proj.weight.data = pick[:, : H * D]
-    cache = KVCache() if S > T else None
+    cache = KVCache(S) if S > T else None
     if cache is not None:
         cache.update(key[:, :, : S - T], value[:, :, : S - T])
     out = module(x, attention_mask=attention_mask, cache=cache, weights_out=weights_out)
@@ -259,13 +259,13 @@ def test_texts_of_a_batch_know_nothing_of_each_other():
 @settings(deadline=None)
 def test_a_text_in_pieces_is_the_text_as_a_whole(sizes, look, masked):
     attention, T = made(n_head=4, n_kv_head=2), sum(sizes)
-    x, cache, out, start = torch.randn(2, T, 12), KVCache(), [], 0
+    x, cache, out, start = torch.randn(2, T, 12), KVCache(T), [], 0
     mask = torch.rand(T) < 0.7 if masked else None
     for size in sizes:
         end = start + size
         part = None if mask is None else mask[:end]
         out.append(attention(x[:, start:end], attention_mask=part, cache=cache, weights_out=[] if look else None))
-        assert cache.key.shape == cache.value.shape == (2, 2, end, 3)
+        assert cache.length == end and cache.key.shape == cache.value.shape == (2, 2, T, 3)
         start = end
     assert close(torch.cat(out, 1), attention(x, attention_mask=mask))
 
@@ -286,7 +286,7 @@ def test_a_head_switched_off_is_a_head_without_its_part_of_proj(head):
 
 
 def test_rope_gets_queries_and_keys_after_the_norms_and_the_cache_gets_rotated_keys():
-    attention, x, got, cache = made(n_head=4, n_kv_head=2, qk_norm=nn.RMSNorm), torch.randn(2, 5, 12), [], KVCache()
+    attention, x, got, cache = made(n_head=4, n_kv_head=2, qk_norm=nn.RMSNorm), torch.randn(2, 5, 12), [], KVCache(5)
 
     def rope(y):
         got.append(y)

@@ -326,7 +326,7 @@ def test_each_argument_of_attention_does_its_work():
     }
     assert all(not block(x, **{name: change}).allclose(plain, atol=1e-3) for name, change in changes.items())
     torch.testing.assert_close(block(x, head_scale=torch.ones(4)), plain)
-    cache = KVCache()
+    cache = KVCache(6)
     piecewise = torch.cat([block(part, cache=cache) for part in x.split([3, 1, 2], 1)], 1)
     torch.testing.assert_close(piecewise, plain, rtol=1e-4, atol=1e-4)
 

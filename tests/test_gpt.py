@@ -305,7 +305,7 @@ def test_texts_of_one_batch_do_not_meet(config):
 def test_a_text_in_pieces_gives_what_it_gives_whole(config, pieces):
     model = build(config)
     ids, _, _ = batch(config, 16)
-    cache, got, at = [KVCache() for _ in model.blocks], [], 0
+    cache, got, at = [KVCache(16) for _ in model.blocks], [], 0
     for n in pieces:
         got.append(model(ids[:, at : at + n], positions=torch.arange(at, at + n), cache=cache))
         at += n

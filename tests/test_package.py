@@ -27,7 +27,7 @@ PUBLIC = {
     "attention": "causal_mask repeat_kv attention_weights Attention",
     "baseline": "cross_entropy evaluate perplexity count_pairs bigram ngram bits_per_byte Bigram fit sample",
     "block": "MLPS MLP SwiGLU Block",
-    "cache": "KVCache",
+    "cache": "KVCache left_pad Decoder",
     "data": "make_batch bucket_by_length ValidationBatches validation_batches Windows",
     "engine.splitting": "GPT2_SPLIT GPT4_SPLIT",
     "gpt": "NORMS SHAPES GPTConfig make_norm make_block GPT count_parameters count_flops",

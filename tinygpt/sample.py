@@ -12,7 +12,7 @@ __all__ = ["sample_tales", "continue_text"]
 def sample_tales(model: GPT, tok, n: int = 16, seed: int = 0) -> list[str]:
     "Tales that the model writes, each next token drawn by its probability."
     end, rng, device = tok.special_tokens["<|end|>"], torch.Generator().manual_seed(seed), model.embed.weight.device
-    ids, cache = torch.full((n, 1), end), [KVCache() for _ in model.blocks]
+    ids, cache = torch.full((n, 1), end), [KVCache(model.config.block_size) for _ in model.blocks]
     with eval_mode(model):
         for position in range(model.config.block_size):
             positions = torch.tensor([position], device=device)

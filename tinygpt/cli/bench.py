@@ -27,7 +27,7 @@ def training_speed(run: Run, seconds: float = 1.5) -> float:
 def writing_speed(model: tg.GPT, n_tokens: int = 64) -> float:
     "Tokens per second: the median over the tokens of one text, each chosen as the most probable."
     device, times = model.embed.weight.device, []
-    ids, cache = torch.zeros(1, 1, dtype=torch.int64, device=device), [KVCache() for _ in model.blocks]
+    ids, cache = torch.zeros(1, 1, dtype=torch.int64, device=device), [KVCache(n_tokens) for _ in model.blocks]
     with eval_mode(model):
         for position in range(min(n_tokens, model.config.block_size)):
             wait_for(device)
