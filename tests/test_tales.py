@@ -134,6 +134,7 @@ def test_a_thousand_words():
 def test_what_the_source_cannot_write_has_no_probability():
     assert logprob("") == logprob("Once upon a time.") == logprob(tale(1) + " ") == logprob(tale(1)[:-1]) == -math.inf
     assert -120 < logprob(tale(1)) < -20
+    assert "Yonzi" in tale(0) and logprob(tale(0).replace("Yonzi", "YONZI")) == -math.inf
 
 
 OTHERS = {

@@ -23,7 +23,7 @@ def match_pick(grammar: Grammar, step: Step, remembered: dict, text: str, at: in
     if not found or not text.startswith(with_article(found[0], step.article), at):
         return None
     if step.words == "~":
-        return Choice(start, found.end(), "~", -math.log(N_MADE_UP))
+        return Choice(start, found.end(), "~", -math.log(N_MADE_UP)) if found[0].istitle() else None
     words = grammar.allowed(step, remembered, heldout)
     return Choice(start, found.end(), step.words, -math.log(len(words))) if found[0] in words else None
 
