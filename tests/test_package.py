@@ -55,6 +55,7 @@ PUBLIC = {
     "peak_flops utilisation",
     "training": "SCHEDULES RECIPE TrainConfig Run Diverged training_steps validate evaluate_run train",
     "world.judging": "valid_fraction floor_of",
+    "world.next_token": "next_token",
     "world.parser": "Choice choices answers",
     "world.skills": "spans skill_accuracy",
 }

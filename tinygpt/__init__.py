@@ -17,6 +17,7 @@ from tinygpt.show.training import ladder
 from tinygpt.tales import chat, logprob, tale, the_tokenizer
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
 from tinygpt.training import TrainConfig, train
+from tinygpt.world.next_token import next_token
 from tinygpt.world.parser import answers
 from tinygpt.world.skills import skill_accuracy, spans
 
@@ -35,7 +36,8 @@ __all__ = [
     # Saving and loading
     "save", "load",
     # Evaluation
-    "evaluate", "cross_entropy", "perplexity", "bits_per_byte", "logprob", "skill_accuracy", "spans", "answers",
+    "evaluate", "cross_entropy", "perplexity", "bits_per_byte", "logprob", "next_token", "skill_accuracy", "spans",
+    "answers",
     # Pictures
     "attention_map", "ladder",
     # Parts

@@ -176,6 +176,16 @@ def model_and_tokenizer(model, tok):
     if not hasattr(tok, "encode"):
         raise ValueError(f"expected a tokenizer, not a {type(tok).__name__}: give the one that the model learned from")
 
+def beginning(text: str, tok, splits: Iterable[str]):
+    "Raise ValueError unless this is a text, and a tokenizer that splits texts into chunks where a word ends."
+    if not isinstance(text, str):
+        raise ValueError(f"expected text (str), the beginning of a tale, got {type(text).__name__}: {text!r:.40}")
+    if not hasattr(tok, "encode") or not hasattr(tok, "vocab_size"):
+        raise ValueError(f"expected a tokenizer, not a {type(tok).__name__}: leave it out for the course's own")
+    if hasattr(tok, "pattern") and tok.pattern not in splits:
+        raise ValueError(f"with the pattern {tok.pattern!r:.60}, a token may go on after the end of a word, and words "
+                         "are as far as next_token looks ahead: give a tokenizer trained with GPT4_SPLIT")
+
 def corpus(corpus):
     "Raise ValueError unless this is a Corpus, with its splits, rather than a path, a string or a list."
     if not hasattr(corpus, "train") or not hasattr(corpus, "val"):
