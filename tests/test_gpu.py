@@ -222,7 +222,7 @@ def test_micro_batches_give_the_gradient_of_the_batch(accumulation, seed):
     model.zero_grad()
     loss = forward_backward(model.loss, batch, accumulation=accumulation)
     parts = torch.cat([p.grad.flatten() for p in model.parameters()])
-    assert torch.allclose(parts, whole, rtol=1e-6, atol=1e-9)
+    assert (parts - whole).norm() < 1e-6 * whole.norm()  # the micro-batches' shares are float32
     assert torch.isclose(loss.double(), model.loss(*batch), rtol=1e-6)
 
 

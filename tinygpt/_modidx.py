@@ -71,6 +71,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'tinygpt.data.validation_batches': ('data.html#validation_batches', 'tinygpt/data.py')},
             'tinygpt.engine.clock': {},
             'tinygpt.engine.cores': {},
+            'tinygpt.engine.decoding': {},
             'tinygpt.engine.interrupts': {},
             'tinygpt.engine.loss': {},
             'tinygpt.engine.memory': {},
@@ -195,5 +196,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tinygpt.training.validate': ('training.html#validate', 'tinygpt/training.py')},
             'tinygpt.world.grammar': {},
             'tinygpt.world.judging': {},
+            'tinygpt.world.next_token': {},
             'tinygpt.world.parser': {},
             'tinygpt.world.skills': {}}}
