@@ -28,6 +28,11 @@ def number(name: str, value: float, limit: float = math.inf, least: float = 0, p
         low, high = "above 0" if positive else f"{least} or more", f" and below {limit:g}" if limit < math.inf else ""
         raise ValueError(f"{name}={value!r} should be a number, {low}{high}")
 
+def fraction(name: str, value: float):
+    "Raise ValueError unless the value is a number from 0 to 1."
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r} should be a number from 0 to 1")
+
 def choice(name: str, value: object, known: Iterable):
     "Raise ValueError for an unknown option."
     known = list(known)
@@ -252,3 +257,44 @@ def windows(tokens, block_size: int, batch_size: int, seed: int = 0, rank: int =
         raise ValueError(f"document {n_targets.argmax()} has {most} tokens to predict, but block_size={block_size}: "
                          f"ask for block_size={most} or more, or set tokens.whole_documents = False to cut windows as "
                          "in running text")
+
+def sampler(s):
+    "Raise ValueError for settings that nothing can be drawn with."
+    number("temperature", s.temperature)
+    if 0 < s.temperature < 1e-30:
+        raise ValueError(f"temperature={s.temperature} is too small to divide by: give 0 for the most probable token")
+    whole_number("top_k", 1 if s.top_k is None else s.top_k, 1)
+    for name in "top_p", "min_p":
+        fraction(name, 1 if getattr(s, name) is None else getattr(s, name))
+    number("repetition_penalty", s.repetition_penalty, positive=True)
+
+def drawable(logits: Tensor):
+    "Raise ValueError unless each row has a token to draw: no NaN, no +inf, and not every logit -inf."
+    largest = logits.amax(-1).flatten()  # NaN if there is one
+    if not largest.isfinite().all():
+        row = int((~largest.isfinite()).nonzero()[0])
+        if largest[row] == -math.inf:
+            raise ValueError(f"no token of row {row} is left to draw: all of its logits are -inf")
+        raise ValueError(f"a logit of row {row} is {largest[row]:g}, so it has no probabilities: has training diverged?")
+
+def writing(model, tok, prompt: str | Sequence[str], max_new_tokens: int, stop: str | Sequence[str],
+            seed: int | None, dtype: str | None) -> list[str]:
+    "The prompts as a list; raises ValueError unless this model can continue them with this tokenizer."
+    model_and_tokenizer(model, tok)
+    if tok.vocab_size > model.config.vocab_size:
+        raise ValueError(f"the tokenizer has {tok.vocab_size} tokens, and the model knows {model.config.vocab_size}: "
+                         "give the tokenizer that it learned with")
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list | tuple) or not all(isinstance(text, str) for text in prompts):
+        wrong = prompts[0] if isinstance(prompts, list) and len(prompts) == 1 else prompts
+        raise ValueError(f"prompt={wrong!r:.60} should be a text (str), or for `generate` a list of texts")
+    if "" in prompts and "<|end|>" not in getattr(tok, "special_tokens", {}):
+        raise ValueError("the prompt is empty, and this tokenizer has no <|end|> that could stand before a text: give "
+                         "a prompt of at least one character")
+    whole_number("max_new_tokens", max_new_tokens, 0)
+    whole_number("seed", 0 if seed is None else seed, 0)
+    choice("dtype", "float32" if dtype is None else dtype, ("float32", "bfloat16", "float16"))
+    stops = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list | tuple) or not all(isinstance(text, str) and text for text in stops):
+        raise ValueError(f"stop={stop!r:.60} should be a text or a list of texts, none of them empty")
+    return list(prompts)
