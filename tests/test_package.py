@@ -41,7 +41,10 @@ PUBLIC = {
     ),
     "positions": "rotate rotation",
     "presets": "SIZES preset",
-    "sample": "sample_tales continue_text",
+    "sample": (
+        "scale_temperature keep_top_k keep_top_p keep_min_p penalize_repetition draw Sampler generate stream "
+        "beam_search"
+    ),
     "show.attention": "attention_map by_word",
     "show.diagram": "data_flow parameter_map",
     "show.pictures": "Picture color_tokens slider table",

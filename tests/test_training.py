@@ -23,7 +23,7 @@ from tinygpt.io.checkpoints import load
 from tinygpt.io.corpus import corpus
 from tinygpt.io.log import Record, read_records
 from tinygpt.io.tokens import encode_corpus
-from tinygpt.sample import continue_text, sample_tales
+from tinygpt.sample import generate, sample_tales
 from tinygpt.show import progress, steps
 from tinygpt.show.training import training_plot
 from tinygpt.tokenizer import CharTokenizer
@@ -521,29 +521,14 @@ def test_the_band_is_for_the_recipe_alone():
 def test_samples_are_shown_where_it_was_examined_and_change_nothing(lesson, capsys):
     text, tok = lesson
     model = new(tok)
-    start, shown = tok.encode("1 and "), []
-    tell = progress.show_samples(model, tok, start, n=15)
-    keep = lambda record: shown.append(continue_text(model, tok, start, 15, seed=record.step))
+    shown = []
+    tell = progress.show_samples(model, tok, "1 and ", n=15)
+    keep = lambda record: shown.append(generate(model, tok, "1 and ", 15, seed=record.step))
     _, records = run(lesson, model=model, consumers=[tell, keep])
     said = capsys.readouterr().out.splitlines()
     assert said == [f"step {step}: {shown[step - 1]}" for step in (5, 10, 12)]
     assert all(line.startswith("1 and ") and len(line) == 21 for line in shown) and len(set(shown)) > 6
     assert losses(records) == losses(run(lesson)[1])
-
-
-def test_continued_text_ends_where_a_text_ends_and_begins_anywhere():
-    from tinygpt.tales import the_tokenizer
-
-    tok = the_tokenizer()
-    end = tok.special_tokens["<|end|>"]
-    model = new(tok, dropout=0.0, block_size=8)
-    with torch.no_grad():  # all logits are 0, so any token may come
-        model.norm.weight.zero_()
-    long = continue_text(model.train(), tok, [end, *range(40)], 30)
-    assert long.startswith(tok.decode(range(40))) and len(long) > len(tok.decode(range(40))) and model.training
-    sure = lambda ids: torch.nn.functional.one_hot(torch.full(ids.shape, end), tok.vocab_size) * 100.0
-    model.forward = sure
-    assert continue_text(model, tok, [end, 40], 30) == tok.decode([40])
 
 
 def test_control_characters_are_not_printed():

@@ -12,6 +12,7 @@ from tinygpt.io.corpus import Corpus, corpus
 from tinygpt.io.log import Record
 from tinygpt.io.tokens import Tokens, encode_corpus
 from tinygpt.optim import Muon, build_optimizers
+from tinygpt.sample import generate, stream
 from tinygpt.show.attention import attention_map
 from tinygpt.show.training import ladder
 from tinygpt.tales import chat, logprob, tale, the_tokenizer
@@ -35,6 +36,8 @@ __all__ = [
     "TrainConfig", "train", "Record",
     # Saving and loading
     "save", "load",
+    # Writing
+    "generate", "stream",
     # Evaluation
     "evaluate", "cross_entropy", "perplexity", "bits_per_byte", "logprob", "next_token", "skill_accuracy", "spans",
     "answers",

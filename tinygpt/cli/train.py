@@ -14,7 +14,6 @@ from tinygpt.cli.settings import (Device, config_file, model_config, pick_device
 from tinygpt.cli.tokenizer import make_tokenizer
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.io.runs import RunLock, check_new, has_checkpoint
-from tinygpt.sample import continue_text
 from tinygpt.show.progress import one_line, printable, show_samples, to_tensorboard, to_wandb
 
 def run_settings(typed: dict, config: str | None, out: str | None, resume: bool) -> tuple[dict, Path]:
@@ -31,19 +30,20 @@ def run_settings(typed: dict, config: str | None, out: str | None, resume: bool)
                          "or name another folder with --out")
     return before, folder
 
-def continue_lines(model: tg.GPT, tok, start: list[int], max_new_tokens: int = 200):
-    "Continue each line of stdin with the model, up to the end of a text; `start` are ids to put before a line."
+def continue_lines(model: tg.GPT, tok, max_new_tokens: int = 200):
+    "Continue each line of stdin with the model, up to the end of a text."
     if sys.stdin is None:
         raise ValueError("there is no text to continue: the input is closed")
     typed = sys.stdin.isatty()
+    needs_prompt = "<|end|>" not in getattr(tok, "special_tokens", {})
     if typed:
         print("Type the beginning of a text; Ctrl-D ends.")
     with suppress(EOFError):
         for seed in count():
             line = input("> " if typed else "")
             try:
-                if ids := start + tok.encode(line):
-                    print(printable(continue_text(model, tok, ids, max_new_tokens, seed)) + "\n", flush=True)
+                if line or not needs_prompt:
+                    print(printable(tg.generate(model, tok, line, max_new_tokens, seed=seed)) + "\n", flush=True)
             except ValueError as error:
                 print(f"tinygpt: {one_line(error)}", file=sys.stderr)
     if typed:
@@ -84,9 +84,9 @@ def train(
         model.to(device)
         print(f"{printable(folder)}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, "
               f"on {device} ({why})")
-        special_tokens = getattr(tok, "special_tokens", {})
-        start = [special_tokens["<|end|>"]] if corpus.train.whole_documents and "<|end|>" in special_tokens else []
-        consumers = [show_samples(model, tok, start or tok.encode(next(iter(corpus.val))[:20]))] if samples else []
+        has_end = "<|end|>" in getattr(tok, "special_tokens", {})
+        prompt = "" if corpus.train.whole_documents and has_end else next(iter(corpus.val))[:20]
+        consumers = [show_samples(model, tok, prompt)] if samples else []
         consumers += [to_tensorboard(folder / "tensorboard")] if tensorboard else []
         consumers += [to_wandb(project="tinygpt", name=folder.name, dir=str(folder))] if wandb else []
         records = tg.train(model, tok, corpus, plan, lock, resume, consumers)
@@ -95,4 +95,4 @@ def train(
         return 130
     print(f"done; to evaluate the model: {printable(eval_command(folder, settings['text']))}")
     if write:
-        continue_lines(model, tok, start)
+        continue_lines(model, tok)

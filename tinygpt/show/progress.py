@@ -13,7 +13,7 @@ from tinygpt.io.corpus import Corpus
 from tinygpt.io.log import Record
 from tinygpt.io.runs import read_settings
 from tinygpt.presets import TRAINED
-from tinygpt.sample import continue_text
+from tinygpt.sample import generate
 from tinygpt.show.pictures import show
 from tinygpt.show.steps import StepCounter, in_notebook
 from tinygpt.show.training import training_plot
@@ -98,12 +98,12 @@ def one_line(message: object, most: int = 500) -> str:
     line = printable(" ".join(str(message).split()))
     return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
 
-def show_samples(model: GPT, tok, ids: Sequence[int], n: int = 60) -> Callable[[Record], None]:
-    "A consumer that prints a continuation of these tokens after each evaluation."
+def show_samples(model: GPT, tok, prompt: str, n: int = 60) -> Callable[[Record], None]:
+    "A consumer that prints a continuation of this prompt, by n tokens at most, after each evaluation."
     from tqdm import tqdm
     def consume(record: Record):
         if record.val_loss is not None:
-            text = continue_text(model, tok, ids, n, seed=record.step)
+            text = generate(model, tok, prompt, n, seed=record.step)
             tqdm.write(f"step {record.step}: {printable(text)}")  # above the bar, if there is one
     return consume
 
