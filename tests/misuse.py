@@ -273,8 +273,14 @@ REFUSED_BY_US = r"""resumed(args, lambda: Path('text.txt').write_text('5 and 6 m
     model.loss(ids, ids, torch.ones(ids.shape)); tg.build_optimizers(model, lr=-1);
     tg.Muon([torch.nn.Parameter(torch.ones(3))], lr=0.1); opens_alike(r'\p{Script=Latin}+|\P{Script=Latin}');
     opens_alike(r'[\s\S]{1,3}+'); opens_alike(r'\w+|\W'); opens_alike(r'^.|[\s\S]'); opens_alike(r'[a-z]+$|[\s\S]');
-    opens_alike(r'(?i:s)+|[\s\S]'); opens_alike(r'(?s:.+)'); tg.next_token(5); tg.next_token('once'); tg.next_token('Once upon a ti');
-    tg.next_token('Once', model); tg.next_token('Once', 'gpt2')"""
+    opens_alike(r'(?i:s)+|[\s\S]'); opens_alike(r'(?s:.+)'); tg.next_token(5); tg.next_token('once');
+    tg.next_token('Once upon a ti'); tg.next_token('Once', model); tg.next_token('Once', 'gpt2');
+    tg.generate(tok, model, 'a'); tg.generate(model, tok, '');
+    tg.generate(model, tok, 5); tg.generate(model, tok, ['a', None]); tg.generate(model, tok, 'a', -1);
+    tg.generate(model, tok, 'a', temperature=-1); tg.generate(model, tok, 'a', top_p=float('nan'));
+    tg.generate(model, tok, 'a', top_k=0); tg.generate(model, tok, 'a', stop=''); tg.generate(big, tok, 'a');
+    tg.generate(model, tok, 'a', seed=-1); tg.generate(model, tok, 'a', dtype='int8'); tg.stream(model, tok, ['a']);
+    tg.generate(model, other_tok, 'xyz')"""
 REFUSED_BY_US_OR_PYTHON = """tg.Muon([], lr=0.1); tg.Muon(model.parameters(), lr=-1); tg.Windows(tokens, 0, 2);
     tg.Windows(tokens, 16, 0); tg.Windows(tokens, 10**6, 2); tg.Windows(tokens, 16, 2, rank=2, world_size=2);
     tg.validation_batches(tokens, 0, 2); tg.GPTConfig(); tg.GPTConfig(65, layers=3); tg.GPTConfig.modern(0);
@@ -289,6 +295,8 @@ NO_MISTAKE = """tok.decode(tok.encode('3 and 4 \ud7ff \U0001f600')) == '3 and 4 
     tg.next_token('Long').max().item() == 1;
     tg.load(Path('run'))[1].words == tok.words; len(list(text)) > 0; model(ids).shape == (*ids.shape, tok.vocab_size);
     ''.join(tg.corpus('good.txt.gz').train) == ''.join(text.train); tg.GPTConfig(65, n_embd=128).vocab_size == 65;
+    tg.generate(model, tok, '3 and', 0) == '3 and'; tg.generate(model, tok, []) == [];
+    tg.generate(model, tok, '3 and', 9, seed=1) == '3 and' + ''.join(tg.stream(model, tok, '3 and', 9, seed=1));
     tg.load('run', dtype=torch.bfloat16)[0].embed.weight.dtype == torch.bfloat16"""
 CALLS = [  # each with the errors that are right
     *((source, OURS) for source in listed(REFUSED_BY_US)),

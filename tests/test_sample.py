@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import tinygpt as tg
 from tinygpt import GPT, BPETokenizer, CharTokenizer, GPTConfig, generate, stream
+from tinygpt.cache import Decoder
 from tinygpt.engine import pieces
 from tinygpt.engine.ranking import most_probable
 from tinygpt.sample import (
@@ -260,9 +261,9 @@ def test_a_token_without_probability_is_never_drawn(size):
 def test_equal_ones_are_drawn_in_the_order_of_their_ids():
     for logits in torch.zeros(4), torch.tensor([0.0, -INF, 0.0, 0.0, 0.0]):
         left = [i for i, logit in enumerate(logits.tolist()) if logit == 0]
-        u = torch.tensor([0.0, 0.24, 0.26, 0.49, 0.51, 0.99], dtype=torch.float64)
-        drawn = draw(logits.expand(6, -1), u).tolist()
-        assert drawn == [left[0], left[0], left[1], left[1], left[2], left[3]]
+        u = torch.tensor([0.0, 0.24, 0.25, 0.49, 0.5, 0.74, 0.75, NEARLY_1], dtype=torch.float64)
+        drawn = draw(logits.expand(8, -1), u).tolist()
+        assert drawn == [i for i in left for _ in range(2)]
 
 
 @pytest.mark.parametrize(
@@ -588,12 +589,22 @@ def test_no_character_is_cut(parts, data):
     check_stream(chunks)
 
 
+@pytest.mark.parametrize("cycle", [b"\xf0\x9f\x98", b"\xf0\x9f\x98\x80", b"\x80", b"\xe2\x82\xf0", b"\xc3"])
+def test_many_half_characters(cycle):
+    whole = cycle * 7
+    for n in 1, 2, 3, 4, 5:
+        for first in range(n):
+            check_stream([whole[max(at, 0) : at + n] for at in range(-first, len(whole), n)])
+
+
 def test_a_character_comes_as_soon_as_it_is_complete():
     tok = FourNames()
     with scripted(tok.encode("a😀é.")):
         assert list(stream(new_model(), tok, "x", 8)) == ["a", "😀", "é", "."]
     with scripted([0xF0, 0x9F]):
         assert list(stream(new_model(), tok, "x", 2)) == ["\ufffd"]
+    with scripted(tok.encode("😀!")):  # after a prompt that ends in what looks like half a character
+        assert list(stream(new_model(), tok, "\ufffd\ufffd", 5)) == ["😀", "!"]
 
 
 def test_tokenizers_that_show_each_byte_of_half_a_character():
@@ -636,6 +647,20 @@ def test_the_model_is_in_its_mode_whenever_the_consumer_is_at_work():
         got.close()
         assert model.training == training and list(got) == [] and wanted.startswith("Once" + first)
         assert "Once" + "".join(stream(model.eval(), tok, "Once", 10, seed=1)) == wanted
+    modes = []
+
+    class Spy(Decoder):
+        def __init__(self, model, *args, **how):
+            modes.append((model.training, torch.is_grad_enabled()))
+            super().__init__(model, *args, **how)
+
+        def append(self, ids):
+            modes.append((model.training, torch.is_grad_enabled()))
+            super().append(ids)
+
+    with mock.patch("tinygpt.sample.Decoder", Spy):
+        generate(model.train(), tok, "Once", 3)
+    assert modes == [(False, False)] * 3 and model.training
 
 
 def test_nothing_is_computed_before_or_after_it_is_asked_for():
