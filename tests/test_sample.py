@@ -178,9 +178,9 @@ def test_sorting_only_a_part_changes_nothing(size, scale):
     logits = (torch.randn(3, size, generator=rng).mul(4).round() / 4 * scale).double()  # many are equal
     logits[1, ::3] = -INF
     probs = logits.softmax(-1)
-    whole = probs.sort(dim=-1, descending=True, stable=True).indices
+    whole = logits.sort(dim=-1, descending=True, stable=True).indices
     for share in 0.0, 0.3, 0.9, 0.999, torch.tensor([0.1, 0.99, NEARLY_1]):
-        order = most_probable(probs, share)
+        order = most_probable(logits, probs, share)
         sums = probs.gather(-1, whole).cumsum(-1)
         n = ((sums <= torch.as_tensor(share)[..., None]).sum(-1) + 1).clamp(max=size)
         for row in range(3):
@@ -188,8 +188,9 @@ def test_sorting_only_a_part_changes_nothing(size, scale):
 
 
 def test_only_a_part_is_sorted_where_it_will_do():
-    probs = torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0)).mul(9).double().softmax(-1)
-    assert most_probable(probs, 0.5).shape == (1, 256) and most_probable(probs, 1.0).shape == (1, 50_000)
+    logits = torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0)).mul(9)
+    sizes = [most_probable(logits, logits.double().softmax(-1), share).shape for share in (0.5, 1.0)]
+    assert sizes == [(1, 256), (1, 50_000)]
 
 
 # The order of a sampler
@@ -226,7 +227,7 @@ def test_a_sampler_that_is_off_changes_nothing():
 def by_hand(logits: list[float], u: float) -> int:
     """The sum of probabilities, the largest first, one by one."""
     probs = torch.tensor(logits, dtype=torch.float64).softmax(-1).tolist()
-    order = sorted(range(len(probs)), key=lambda i: (-probs[i], i))
+    order = sorted(range(len(probs)), key=lambda i: (-logits[i], i))
     for i, total in zip(order, itertools.accumulate(probs[i] for i in order)):
         if total > u:
             return i

@@ -33,7 +33,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     if p == 1:
         return logits
     probs = logits.double().softmax(-1)
-    order = most_probable(probs, p)
+    order = most_probable(logits, probs, p)
     cumulative = probs.gather(-1, order).cumsum(-1)
     crossing = (~(cumulative >= p)).sum(-1, keepdim=True)  # the place of the token that crosses p; NaN crosses nothing
     kept = torch.arange(order.shape[-1], device=logits.device) <= crossing
@@ -57,7 +57,7 @@ def draw(logits: Tensor, u: Tensor) -> Tensor:
     "Inverse transform sampling: the tokens (B,) at which the sum of probabilities, the largest first, passes u (B,)."
     guard.drawable(logits)
     probs = logits.double().softmax(-1)
-    order = most_probable(probs, u)
+    order = most_probable(logits, probs, u)
     cumulative = probs.gather(-1, order).cumsum(-1)
     place = (cumulative <= u[..., None]).sum(-1)
     last = (probs > 0).sum(-1) - 1  # rounding may leave the whole sum below u
