@@ -132,6 +132,20 @@ def with_hidden(model, ids, n):
     return tuple(text)
 
 
+class CacheOfTheNotebook:
+    "A class that a cell defines, not that of the package."
+
+    def __init__(self, size):
+        self.inner = KVCache(size)
+
+    @property
+    def length(self):
+        return self.inner.length
+
+    def update(self, key, value):
+        return self.inner.update(key, value)
+
+
 def with_decoder(model, ids, n):
     decoder, text = Decoder(model, [ids]), list(ids)
     for _ in range(n - 1):
@@ -150,8 +164,8 @@ def mask(of):
 
 
 def cache_bytes(c, length, each, **other):
-    n = dict(parts=2, layers=c.n_layer, heads=c.n_kv_head, width=c.head_dim, length=length, each=each) | other
-    return n["parts"] * n["layers"] * n["heads"] * n["width"] * n["length"] * n["each"]
+    n = dict(parts=2, layers=c.n_layer, heads=c.n_kv_head, width=c.head_dim) | other
+    return n["parts"] * n["layers"] * n["heads"] * n["width"] * length * each
 
 
 def tokens_read(prompt, n, size):
@@ -220,6 +234,7 @@ MISTAKES = [
     ),
     ("write", writing(begin=shared), "All blocks share one KVCache"),
     ("write", writing(begin=lambda model: KVCache(32)), "a list of KVCaches, and was a KVCache"),
+    ("write", writing(begin=lambda model: [None for _ in model.blocks]), "should hold KVCaches, and holds a NoneType"),
     ("write", writing(begin=lambda model: [KVCache(32)]), "has 1 KVCaches, but the model has 2"),
     ("write", writing(begin=lambda model: [KVCache(4) for _ in model.blocks]), "do not fit into a cache of size 4"),
     ("write", writing(places=lambda a, b, call: None), "positions are required with a cache"),
@@ -262,16 +277,16 @@ MISTAKES = [
     ("cache_bytes", lambda *args: cache_bytes(*args, heads=1), "Only one key/value head"),
     ("cache_bytes", lambda *args: cache_bytes(*args, parts=3), "Queries were counted too"),
     ("cache_bytes", lambda *args: cache_bytes(*args) * 8, "Those are bits"),
-    ("cache_bytes", lambda *args: cache_bytes(*args, each=1), "how many numbers there are"),
-    ("cache_bytes", lambda *args: cache_bytes(*args, length=1), "the size for one token"),
-    ("cache_bytes", lambda c, *args: cache_bytes(c, *args, length=c.block_size), "a text of block_size=64"),
+    ("cache_bytes", lambda c, length, each: cache_bytes(c, length, 1), "how many numbers there are"),
+    ("cache_bytes", lambda c, length, each: cache_bytes(c, 1, each), "the size for one token"),
+    ("cache_bytes", lambda c, length, each: cache_bytes(c, c.block_size, each), "a text of block_size=64"),
     ("cache_bytes", lambda c, length, each: cache_bytes(c, length**2, each), "the square of the length"),
     ("cache_bytes", lambda *args: cache_bytes(*args) / 1e3, "Those are kilobytes"),
     ("cache_bytes", lambda *args: cache_bytes(*args) / 2**10, "Those are kilobytes"),
     ("cache_bytes", lambda *args: cache_bytes(*args) / 1e6, "Those are megabytes"),
     ("cache_bytes", lambda *args: cache_bytes(*args) / 2**20, "Those are megabytes"),
     ("cache_bytes", lambda *args: cache_bytes(*args) + 70, "is not the size of this cache"),
-    ("cache_bytes", lambda *args: cache_bytes(*args, each=4), "does not depend on bytes_per_number"),
+    ("cache_bytes", lambda c, length, each: cache_bytes(c, length, 4), "does not depend on bytes_per_number"),
     ("cache_bytes", lambda *args: cache_bytes(*args, width=8), "right for a GPT-2"),
     ("tokens_read", loop(full=lambda *_: False), "A full window is never read again here"),
     ("tokens_read", once, "read again only once"),
@@ -300,7 +315,8 @@ test_right_answers_pass_and_blank_ones_are_no_mistake, test_each_mistake_has_its
 
 
 def test_answers_in_other_clothes_are_right():
-    for answer in one_by_one, with_hidden, with_decoder:
+    own = writing(begin=lambda model: [CacheOfTheNotebook(32) for _ in model.blocks])
+    for answer in one_by_one, with_hidden, with_decoder, own:
         assert check.write(answer), check.write(answer)
     assert check.allowed(lambda n, width: (torch.arange(width - 1, -1, -1) < n[:, None]).unflatten(0, (-1, 1, 1)))
     assert check.cache_bytes(lambda *args: float(cache_bytes(*args)))

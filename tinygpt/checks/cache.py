@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tinygpt.cache import Decoder, KVCache
+from tinygpt.cache import Decoder
 from tinygpt.checks import Finding, attempt, call, checks
 from tinygpt.checks.tensors import diagnose, grid, number, of_tensors, shaped
 from tinygpt.gpt import GPT, GPTConfig
@@ -45,13 +45,16 @@ class _Reader(GPT):
     def judge(self, ids: list[int], places: list[int], cache):
         "A Finding if these tokens do not go on from those in the cache."
         n_layer = self.config.n_layer
-        if not isinstance(cache, list | tuple) or not all(isinstance(part, KVCache) for part in cache):
+        if not isinstance(cache, list | tuple):
             raise Finding(f"cache should be a list of KVCaches, and was a {type(cache).__name__}.")
+        for part in cache:  # the class may be that of the notebook
+            if not hasattr(part, "update") or not hasattr(part, "length"):
+                raise Finding(f"cache should hold KVCaches, and holds a {type(part).__name__}.")
         if len(cache) != n_layer:
             raise Finding(f"The cache has {len(cache)} KVCaches, but the model has {n_layer} blocks.")
         if len(set(map(id, cache))) < n_layer:
             raise Finding(
-                "All blocks share one KVCache, so that a block finds the keys of another. Each has its own."
+                "All blocks share one KVCache, so that a block finds the keys of another. Each needs its own."
             )
         n = cache[0].length
         again = n > 0 and self.prompt == self.in_cache and ids == self.prompt[-1:]
