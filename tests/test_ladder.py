@@ -32,11 +32,12 @@ def test_every_rung_is_recorded(steps, names):
 def test_each_rung_pays_in_the_short_budget_and_the_mlp_costs_in_the_long_one():
     medians = [np.median(losses) for losses in recorded_ladder(300).values()][len(COUNTED) :]
     assert medians == sorted(medians, reverse=True)
-    assert min(recorded_ladder(1000)["MLP"]) > max(recorded_ladder(1000)["norms"])
+    longer = recorded_ladder(1000)
+    assert min(longer["MLP"]) > max(longer["norms"]) and min(longer["depth"]) > max(longer["depth without MLP"])
 
 
 def test_the_recorded_losses_are_those_of_the_seeds():
-    for name in RUNGS:
+    for name in BUDGETS[300]:
         losses = recorded_losses(name)
         assert losses.shape == (len(SEEDS), 30) and (losses[:, 0] > losses[:, -1]).all()
         assert losses[:, -3:].mean(1) == pytest.approx(recorded_ladder()[name], abs=0.15)
@@ -47,7 +48,8 @@ def test_a_rung_adds_what_its_name_says():
     one_layer = 2 * 100 * 128 + 4 * 128**2
     norms, mlp = 2 * 128 + 128 + 2 * 32, 3 * 128 * 336
     block = 4 * 128**2 + 2 * 128 + 2 * 32 + mlp
-    assert sizes == [one_layer] * 3 + [one_layer + norms, one_layer + norms + mlp, one_layer + norms + mlp + block]
+    whole = one_layer + norms + mlp + block
+    assert sizes == [one_layer] * 3 + [one_layer + norms, one_layer + norms + mlp, whole, whole - 2 * mlp]
 
 
 def test_a_run_is_drawn_on_the_band_of_the_recorded_ones():

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from tinygpt.io.reading import read_bytes
 
-__all__ = ["before_and_after", "parts_plot", "recorded_speed"]
+__all__ = ["before_and_after", "parts_plot", "recorded_speed", "recorded_writing", "writing_plot"]
 
 COLORS = [*(f"C{i}" for i in range(6)), "#7b818a", "#4d6275"]
 SPEED = Path(__file__).parents[2] / "data" / "speed.csv"  # written by python -m tests.speed
+WRITING = SPEED.with_name("writing.csv")  # written by python -m tests.writing
 
 def parts_plot(bars: Mapping[str, Mapping[str, float]], unit: str):
     "Stacked bars, each divided into its parts; a wide part has its name and value in it, the legend names all."
@@ -46,3 +47,28 @@ def before_and_after(steps: Mapping[str, tuple[float, float]]) -> dict[str, dict
         if time < best:
             saved[step], best = best - time, time
     return {"before": {"remains": best} | saved, "after": {"remains": best}}
+
+def recorded_writing(new_tokens: int = 200) -> dict[str, dict[str, dict[str, float]]]:
+    "Tokens per second by machine, dtype and way of writing."
+    recorded: dict[str, dict[str, dict[str, float]]] = {}
+    for row in csv.DictReader(read_bytes(WRITING).decode().splitlines()):
+        if row["batch"] == "1" and int(row["new_tokens"]) == new_tokens:
+            machine = recorded.setdefault(f"{row['machine']}, torch {row['torch']}, {row['date']}", {})
+            machine.setdefault(row["dtype"], {})[row["way"]] = float(row["tokens_per_second"])
+    return recorded
+
+def writing_plot(speeds: Mapping[str, Mapping[str, float]]):
+    "Bars of tokens per second for each way of writing, a panel for each dtype; the bound as a dashed line."
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(1, len(speeds), figsize=(7.2, 3), sharey=True, squeeze=False)
+    for ax, (dtype, ways) in zip(axes[0], speeds.items()):
+        bars = {way: speed for way, speed in ways.items() if way != "bound"}
+        colors = ["#7b818a" if way == "transformers" else "C0" for way in bars]
+        ax.barh(list(bars), list(bars.values()), 0.7, color=colors, lw=0)
+        for row, speed in enumerate(bars.values()):
+            ax.text(speed, row, f" {speed:.3g}", va="center", size=9)
+        ax.axvline(ways["bound"], color="#cc5500", ls="--", lw=1.5)
+        ax.set(title=f"{dtype}, bound {ways['bound']:.3g}", xlabel="tokens a second", xlim=(0, 1.15 * ways["bound"]))
+        ax.grid(False, axis="y")
+    axes[0][0].invert_yaxis()
+    return fig
