@@ -68,8 +68,8 @@ def on_track_plot(losses: Sequence[float], rung: str, floor: float | None = None
     ax.fill_between(at, recorded.min(0), recorded.max(0), color="#8cbfdf", lw=6, label="recorded, three seeds")
     ax.plot(at, mine, color="C1", lw=1.2, label="your run")
     if floor is not None:
-        ax.axhline(floor, color="C1", ls=":")
-        ax.annotate("the floor", (0, floor), (4, 3), textcoords="offset points", color="C1")
+        ax.axhline(floor, color="#7b818a", ls=":")
+        ax.annotate("the floor", (0, floor), (4, 3), textcoords="offset points", color="#7b818a")
     ax.set(xlabel="step", ylabel="loss (nats per token)", xlim=(0, at[-1]), ylim=(0, None))
     ax.legend()
     return fig
