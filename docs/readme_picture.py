@@ -11,9 +11,8 @@ import numpy as np
 from tinygpt import corpus, load
 from tinygpt.io.log import read_records
 from tinygpt.presets import TRAINED
-from tinygpt.sample import sample_tales
 from tinygpt.show.training import training_plot
-from tinygpt.world.judging import floor_of, valid_fraction
+from tinygpt.world.judging import floor_of, sample_tales, valid_fraction
 
 plt.style.use("tinygpt.assets.course")
 model, tok = load(TRAINED)

@@ -57,7 +57,7 @@ PUBLIC = {
     "gpu": "pick_device wait_for seconds_per_call precision LossScaler forward_backward largest_fit prefetch "
     "peak_flops utilisation",
     "training": "SCHEDULES RECIPE TrainConfig Run Diverged training_steps validate evaluate_run train",
-    "world.judging": "valid_fraction floor_of",
+    "world.judging": "sample_tales valid_fraction floor_of",
     "world.next_token": "next_token",
     "world.parser": "Choice choices answers",
     "world.skills": "spans skill_accuracy",

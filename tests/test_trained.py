@@ -19,10 +19,9 @@ from tinygpt.io.runs import read_settings
 from tinygpt.io.tokenizer_files import to_json
 from tinygpt.io.weights import list_weights
 from tinygpt.presets import ASSETS, TRAINED
-from tinygpt.sample import sample_tales
 from tinygpt.show.training import smooth
 from tinygpt.training import RECIPE, TrainConfig
-from tinygpt.world.judging import floor_of, valid_fraction
+from tinygpt.world.judging import floor_of, sample_tales, valid_fraction
 from tinygpt.world.skills import CHANCE
 
 

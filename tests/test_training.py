@@ -23,12 +23,12 @@ from tinygpt.io.checkpoints import load
 from tinygpt.io.corpus import corpus
 from tinygpt.io.log import Record, read_records
 from tinygpt.io.tokens import encode_corpus
-from tinygpt.sample import generate, sample_tales
+from tinygpt.sample import generate
 from tinygpt.show import progress, steps
 from tinygpt.show.training import training_plot
 from tinygpt.tokenizer import CharTokenizer
 from tinygpt.training import RECIPE, Diverged, Run, TrainConfig, train, training_steps, validate
-from tinygpt.world.judging import valid_fraction
+from tinygpt.world.judging import sample_tales, valid_fraction
 from tinygpt.world.skills import CHANCE
 
 TEXT = "".join(f"{a} and {b} made {a + b}. " for a in range(30) for b in range(12))

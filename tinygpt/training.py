@@ -28,9 +28,8 @@ from .io.log import Record
 from .io.runs import catch_interrupt, open_run
 from .io.tokens import encode_corpus
 from .optim import build_optimizers, constant_linear, set_lr_scale, warmup_cosine
-from .sample import sample_tales
 from .show.progress import progress_consumers
-from .world.judging import valid_fraction
+from .world.judging import sample_tales, valid_fraction
 from .world.skills import skill_accuracy
 
 # %% ../nbs/10_training.ipynb #train-config

@@ -106,20 +106,25 @@ class TokenStep:
         visible = (index < n).expand(ids.shape[0], 1, 1, width)
         if allowed is not None:
             visible = visible & F.pad(allowed, (0, width - n))
-        given = ids, positions, index, index[n - 1 : n], visible
+        given = ids, positions, index[n - 1 : n], visible
         if width not in self.graphs:
             inputs = [part.clone() for part in given]
+
+            def step() -> Tensor:
+                ids, positions, at, visible = inputs
+                return self.run(ids, positions, index, at, visible, buffers)
+
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):  # compiles, and allocates what kernels need
                 for _ in range(3):
-                    self.run(*inputs, buffers)
+                    step()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                logits = self.run(*inputs, buffers)
-            self.graphs[width] = graph, inputs, logits
-        graph, inputs, logits = self.graphs[width]
+                logits = step()
+            self.graphs[width] = graph, inputs, index, logits
+        graph, inputs, _, logits = self.graphs[width]  # index: a graph reads it where it lies
         for old, new in zip(inputs, given):
             old.copy_(new)
         graph.replay()

@@ -1,12 +1,31 @@
-"""Judge the tales of a model by the grammar, and compute the lowest loss that any model can reach."""
+"""Tales of a model, judged by the grammar; and the lowest loss that any model can reach."""
 
 import math
 from collections.abc import Sequence
+import torch
+from tinygpt.cache import Decoder
+from tinygpt.engine.modes import eval_mode
+from tinygpt.gpt import GPT
 from tinygpt.io.corpus import Corpus
 from tinygpt.io.tokens import encode_corpus
 from tinygpt.tales import logprob
 
-__all__ = ["valid_fraction", "floor_of"]
+__all__ = ["sample_tales", "valid_fraction", "floor_of"]
+
+def sample_tales(model: GPT, tok, n: int = 16, seed: int = 0) -> list[str]:
+    "Tales that the model writes, each next token drawn by its probability."
+    end, rng = tok.special_tokens["<|end|>"], torch.Generator().manual_seed(seed)
+    ids = torch.empty(n, 0, dtype=torch.long)
+    with eval_mode(model):
+        decoder = Decoder(model, [[end]] * n)
+        while ids.shape[1] < model.config.block_size and not (ids == end).any(1).all():
+            if ids.shape[1]:
+                decoder.append(ids[:, -1].to(decoder.logits.device))
+            probs = decoder.logits.softmax(-1).cpu()  # (n, V)
+            races = probs / torch.empty_like(probs).exponential_(generator=rng)  # the largest wins with its probability
+            ids = torch.cat([ids, races.argmax(-1, keepdim=True)], 1)
+    rows = (row + [end] for row in ids.tolist())
+    return [tok.decode(row[: row.index(end)]) for row in rows]
 
 def valid_fraction(tales: Sequence[str]) -> float:
     "The fraction of these tales that the grammar could have written."
