@@ -748,7 +748,7 @@ BAD = {  # words, exit code, what is said
     "decode huge": (f"tokenizer decode {'9' * 5000}", 1, "999"),
     "bench size": ("bench big", 2, "'tiny', 'pico'"),
     "bench size nearly right": ("bench tinny", 2, "did you mean tiny"),
-    "bench rows": ("bench --batch_size 0", 2, "batch_size 0"),
+    "bench rows": ("bench --batch-size 0", 2, "--batch-size 0"),
     "plot nothing": ("plot", 2, "RUN|runs"),
     "plot no run": ("plot hollow", 1, "hollow is not the folder of a run"),
     "plot kind": ("plot runs/sums --out picture.xyz", 1, "xyz"),

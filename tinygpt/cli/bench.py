@@ -75,7 +75,7 @@ def bench(
 ):
     "Measure the speed of training and of writing."
     if batch_size < 1:
-        raise UsageError(f"--batch_size {batch_size} should be at least 1")
+        raise UsageError(f"--batch-size {batch_size} should be at least 1")
     plan = tg.TrainConfig(steps=1_000_000, batch_size=batch_size, dtype=dtype, accumulation=accumulation,
                           checkpointing=checkpointing, compile=compile)  # more steps than there is time for
     config, (picked, _) = tg.GPTConfig.named(size), pick_device(device)

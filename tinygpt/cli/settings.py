@@ -38,32 +38,46 @@ def comments_of(source: Callable) -> dict[str, str]:
     return dict(re.findall(r"^ {4}(\w+):.*?  # (.*)$", inspect.getsource(source), re.MULTILINE))
 
 def add_arguments(parser: ArgumentParser, source: Callable, prefix: str = ""):
-    "Add an argument for each parameter of a command, or an option for each field of a dataclass, if it has a comment."
+    """Add an argument for each parameter of a command, or an option for each field of a dataclass, if it has a comment.
+
+    A comment that begins with -t: gives the option a short name. None is a default, and no value for a parameter.
+    """
     hints, parameters, is_config = get_type_hints(source), inspect.signature(source).parameters, inspect.isclass(source)
     for name, comment in comments_of(source).items():
         p, hint = parameters[name], hints[name]
         kind = (*get_args(hint), hint)[0]  # str, also for str | None and list[str]
         option, required = is_config or p.kind == p.KEYWORD_ONLY, p.default is p.empty
+        short, comment = re.fullmatch("(?:(-[a-zA-Z]): )?(.*)", comment).groups()
         if get_origin(hint) is Literal:
             how = {"choices": get_args(hint)}
         elif hint is bool and not is_config:
             how = {"action": "store_true"}
         else:
-            how = {"type": hint, "metavar": (kind.__name__ if option else name).upper()}
+            how = {"type": hint if is_config else kind, "metavar": (kind.__name__ if option else name).upper()}
         if option:
             how["required"] = required
+            how |= {"action": "append"} if get_origin(hint) is list else {}
         elif get_origin(hint) is list:
-            how |= {"type": kind, "nargs": "+" if required else "*"}
+            how["nargs"] = "+" if required else "*"
         elif not required:
             how |= {"nargs": "?", "default": p.default}
         if p.default not in (p.empty, None, ()) and "action" not in how:
             comment += f" (default: {p.default})"
-        parser.add_argument(f"--{prefix}{name}" if option else name, help=comment, **how)
+        long = f"--{prefix}{name}" if is_config else f"--{name.replace('_', '-')}"  # a field as in YAML
+        names = [short, long] if short else [long]
+        parser.add_argument(*(names if option else [name]), help=comment, **how)
+
+def spell(words: list[str], options: Iterable[str]) -> list[str]:
+    "The words, with the names of options as the parser spells them: - and _ are the same there."
+    known = {option.replace("_", "-"): option for option in options}
+    n = words.index("--") if "--" in words else len(words)
+    parts = [word.partition("=") for word in words[:n]]
+    return [known.get(name.replace("_", "-"), name) + sign + value for name, sign, value in parts] + words[n:]
 
 def parse(parser: ArgumentParser, words: list[str]) -> dict:
     "The given arguments, by name; raises UsageError."
     try:
-        return parser.parse_args(words, defaults=False).as_dict()
+        return parser.parse_args(spell(words, parser._option_string_actions), defaults=False).as_dict()
     except ArgumentError as error:
         raise UsageError(explain(str(error), parser._option_string_actions)) from None
 
@@ -85,7 +99,7 @@ def explain(message: str, names: Iterable[str]) -> str:
     if wrong := re.search(r"(?:unrecognized arguments: |ption ')([^\s=']+)", message):
         meant = "" if os.path.exists(wrong[1]) else suggest(wrong[1], names)
         return f"unknown option {wrong[1]}{meant or f'; a name that begins with - is written ./{wrong[1]}'}"
-    if wrong := re.search(r"argument (-\S+): expected (?:one|at least one) argument", message):
+    if wrong := re.search(r"argument (?:-\w/)?(-\S+): expected (?:one|at least one) argument", message):
         return f"{wrong[1]} needs a value after it; one that begins with - is written {wrong[1]}=-..."
     if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
         return message + suggest(wrong[1], re.findall(r"'(.*?)'", wrong[2]))
