@@ -119,6 +119,10 @@ RESUMED = """missing; folder; a-file; bomb-run; deep-run; esc-run; no-state; rea
 EVALUATED = """run; missing; folder; a-file; pipe; LONG; ''; foreign text.txt; no-tokenizer; no-tokenizer text.txt; -x;
     reads-passwd; reads-zero; bomb-run; deep-run; esc-run; run missing.txt; run empty.txt; run one.txt; run bom.txt;
     run pipe; run /dev/zero; run folder; run utf16.txt; run --device cuda; run --jsn; 'a\x1b[31m'; ../../../etc"""
+SAMPLED = """missing; ./missing; folder; a-file; pipe; LONG; ''; 'a text'; foreign; no-tokenizer; /dev/zero; -x;
+    ../../../etc; 'a\x1b[31m'; run run; run -m run; run -k 0; run -k x; run -k; run -T -1; run -T nan; run -t -1;
+    run -t 99999999999; run --top-p 2; run --min-p -1; run --repetition-penalty 0; run --num 0; run --seed -1;
+    run --stop ''; run --dtype int8; run --device cuda; run -d tpu; run --tpo-k 3; run --prompt ''; run --prompt -x"""
 DRAWN = """missing; folder; a-file; run missing; run --out a-file/x.png; run --out x.doc; run --out LONG.png; pipe;
     /dev; run --out /dev/full/x.png"""
 DECODED = """x; -1; 1.5; 99999; 99999999999999999999; '1 x'; 1 --tokenizer missing; 1 --tokenizer folder;
@@ -127,6 +131,7 @@ WRONG = """; ''; trian; LONG; '\x1b[31m'; --nothing; eval; plot; tokenizer; toke
     bench huge; tokenizer train text.txt; bench --batch_size 0; bench --device cuda; tokenizer encode --tokenizer bpe"""
 RIGHT = """--help; -h; --version; train --help; eval --help; tokenizer --help; eval run text.txt; plot run;
     eval run text.txt --best --json; plot run run --out new/folder/x.svg; train --resume --out run;
+    sample --help; sample -p Once -T 0; sample run -p '3 and' --num 3; sample -m run -p LONG --json -t 5 --seed 1;
     tokenizer encode hello; tokenizer decode 1 2 3; tokenizer train text.txt --out new; tokenizer encode ''"""
 COMMANDS = [  # each with how it is called, and with the exit codes that are right, if not 1 or 2
     *((words, REFUSED) for words in listed(WRONG)),
@@ -142,6 +147,7 @@ COMMANDS = [  # each with how it is called, and with the exit codes that are rig
     *((words, REFUSED) for words in listed(OPTIONS, f"train text.txt {SMALL} {{}}")),
     *((words, REFUSED) for words in listed(RESUMED, "train --resume --out {}")),
     *((words, REFUSED) for words in listed(EVALUATED, "eval {}")),
+    *((words, REFUSED) for words in listed(SAMPLED, "sample -p '3 and' {}")),
     *((words, REFUSED) for words in listed(DRAWN, "plot {}")),
     *((words, EITHER) for words in ("plot run --out folder", "plot run --out ''", "eval run white.txt")),
     *((words, REFUSED) for words in listed(DECODED, "tokenizer decode {}")),
@@ -153,13 +159,22 @@ COMMANDS = [  # each with how it is called, and with the exit codes that are rig
     ("tokenizer decode", {"closed": 0}),
     (f"train text.txt {SMALL} --write", {"closed": 0}),
     (f"train text.txt {SMALL} --write", {"given": b"4 and\n\n\xff\n"} | EITHER),
+    ("sample run", {"closed": 0}),
+    ("sample run -p -", {"closed": 0}),
+    ("sample run -p -", {"given": b""}),
+    ("sample run -p -", {"given": b"ab\xff"}),
+    ("sample run -p -", {"given": b"3 and\n4 and\n"} | FINE),
+    ("sample run", {"given": b"4 and\n\n\x1b]0;owned\x07\n"} | FINE),
+    ("sample run -p a", {"closed": 1} | FINE),
     (f"train accents.txt {SMALL} --samples", {"encoding": "ascii"} | FINE),
     (f"train accents.txt {SMALL} --write", {"given": b"a\n", "encoding": "ascii"} | EITHER),
     (f"train text.txt {SMALL}", {"closed": 1} | FINE),
     (f"train text.txt {SMALL}", {"closed": 2} | FINE),
     ("eval run text.txt", {"closed": 1} | EITHER),
-    *((words, {"stdout": "/dev/full"}) for words in listed("eval run text.txt; --help; tokenizer decode 1")),
-    *((words, {"stdout": "pipe", "codes": (141,)}) for words in listed("eval run text.txt; tokenizer encode LONG")),
+    *((words, {"stdout": "/dev/full"}) for words in listed("eval run text.txt; --help; sample -p a; "
+                                                                "tokenizer decode 1")),
+    *((words, {"stdout": "pipe", "codes": (141,)}) for words in listed("eval run text.txt; sample -p a; "
+                                                                                   "tokenizer encode LONG")),
     (f"train text.txt {SMALL}", {"stdout": "/dev/full"}),
 ]  # fmt: skip
 

@@ -28,9 +28,9 @@ import tinygpt
 from tinygpt.cli import COMMANDS, main
 from tinygpt.cli.bench import training_speed
 from tinygpt.cli.evaluate import eval_command
+from tinygpt.cli.sample import Writer, continue_lines
 from tinygpt.cli.settings import comments_of, config_file, read_settings, resolve, suggest
 from tinygpt.cli.tokenizer import make_tokenizer
-from tinygpt.cli.train import continue_lines
 from tinygpt.data import validation_batches
 from tinygpt.gpt import GPT, SHAPES, GPTConfig
 from tinygpt.io.checkpoints import load, save
@@ -52,6 +52,11 @@ SETTINGS = """
 model: {n_layer: 1, n_embd: 16, block_size: 32, dropout: 0.1}
 train: {batch_size: 2, save_every: 3, eval_every: 3}
 """
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self):
+        return True
 
 
 class Input(io.TextIOWrapper):
@@ -495,12 +500,13 @@ def test_it_asks_who_types_and_ends_where_a_tale_ends(monkeypatch):
     monkeypatch.setattr("tinygpt.sample.Decoder", Decoder)
     monkeypatch.setattr("builtins.input", ask)
     monkeypatch.setattr(sys, "stdin", Input(typed=True))
-    out = io.StringIO()
+    out = Terminal(io.BytesIO(), "utf-8", newline="")
     with contextlib.redirect_stdout(out):
-        continue_lines(model, tok)
+        continue_lines(Writer(model, tok))
+        out.flush()
     letter = tok.decode([65])
     assert asked == ["> "] * 3 and read == [[end, *tok.encode(text)] for text in ("Once", "Twice")]
-    assert out.getvalue().split("\n", 1)[1] == f"Once{11 * letter}\n\nTwice{11 * letter}\n\n\n"
+    assert out.buffer.getvalue().decode().split("\n", 1)[1] == f"Once{11 * letter}\n\nTwice{11 * letter}\n\n\n"
 
 
 def test_a_letter_that_it_does_not_know_is_said_and_no_end(tmp_path):
@@ -694,7 +700,7 @@ def test_a_name_that_is_nearly_right():
 
 
 BAD = {  # words, exit code, what is said
-    "nothing": ("", 2, "train, eval, tokenizer, bench, plot"),
+    "nothing": ("", 2, "train, sample, eval, tokenizer, bench, plot"),
     "command": ("trian", 2, "'trian' is not one of .* did you mean train"),
     "action": ("tokenizer encod", 2, "did you mean encode"),
     "no action": ("tokenizer", 2, "train, encode, decode"),
@@ -922,10 +928,6 @@ def test_control_characters_of_files_do_not_reach_the_terminal(tmp_path):
 
 
 def test_a_terminal_is_shown_what_is_decoded_without_control_characters(tmp_path):
-    class Terminal(io.TextIOWrapper):
-        def isatty(self):
-            return True
-
     BPETokenizer.train(EVIL, 257, [f"<{EVIL}>"]).save(tmp_path)
     for kind in Terminal, io.TextIOWrapper:
         out = kind(io.BytesIO(), "utf-8", newline="")

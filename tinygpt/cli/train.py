@@ -1,20 +1,18 @@
 """tinygpt train: train a model on a text, or resume a run."""
 
 import shlex
-import sys
-from contextlib import suppress
-from itertools import count
 from pathlib import Path
 import torch
 import yaml
 import tinygpt as tg
 from tinygpt.cli.evaluate import eval_command
+from tinygpt.cli.sample import Writer, continue_lines
 from tinygpt.cli.settings import (Device, config_file, model_config, pick_device, read_settings, resolve,
                                   settings_of_run, write_command)
 from tinygpt.cli.tokenizer import make_tokenizer
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.io.runs import RunLock, check_new, has_checkpoint
-from tinygpt.show.progress import one_line, printable, show_samples, to_tensorboard, to_wandb
+from tinygpt.show.progress import printable, show_samples, to_tensorboard, to_wandb
 
 def run_settings(typed: dict, config: str | None, out: str | None, resume: bool) -> tuple[dict, Path]:
     "The settings of a run, and its folder; raises ValueError if the run in this folder has others."
@@ -29,25 +27,6 @@ def run_settings(typed: dict, config: str | None, out: str | None, resume: bool)
         raise ValueError(f"the run in {folder} was started with another {changed[0]}: resume it without that setting, "
                          "or name another folder with --out")
     return before, folder
-
-def continue_lines(model: tg.GPT, tok, max_new_tokens: int = 200):
-    "Continue each line of stdin with the model, up to the end of a text."
-    if sys.stdin is None:
-        raise ValueError("there is no text to continue: the input is closed")
-    typed = sys.stdin.isatty()
-    needs_prompt = "<|end|>" not in getattr(tok, "special_tokens", {})
-    if typed:
-        print("Type the beginning of a text; Ctrl-D ends.")
-    with suppress(EOFError):
-        for seed in count():
-            line = input("> " if typed else "")
-            try:
-                if line or not needs_prompt:
-                    print(printable(tg.generate(model, tok, line, max_new_tokens, seed=seed)) + "\n", flush=True)
-            except ValueError as error:
-                print(f"tinygpt: {one_line(error)}", file=sys.stderr)
-    if typed:
-        print()  # after Ctrl-D the line is still open
 
 def train(
     text: str | None = None,  # a file, a folder, or one of tales (the default), chats, shakespeare, tinystories
@@ -95,4 +74,4 @@ def train(
         return 130
     print(f"done; to evaluate the model: {printable(eval_command(folder, settings['text']))}")
     if write:
-        continue_lines(model, tok)
+        continue_lines(Writer(model, tok))
