@@ -1,6 +1,7 @@
 """Benchmarks, each against a library in the same run: python -m tests.bench NAME."""
 
 import datetime
+import json
 import math
 import operator
 import os
@@ -368,9 +369,33 @@ def step():
         ratio(f"{name}, {len(ids)} x {length} tokens: ours / transformers", above, below, most=1)
 
 
+def panel():
+    "SamplerPanel: what a move of a slider takes in Python, with the shipped model and a text of 100 tokens."
+    from tinygpt import SamplerPanel, load
+    from tinygpt.presets import TRAINED
+
+    model, tok = load(TRAINED)
+    panel = SamplerPanel(model, tok, max_new_tokens=100, compare={}, written=True)
+    panel.receive({"do": "look", "with": [0, 60]})
+    print("two columns, each with its source; from a message of the browser to the state that is sent to it")
+    for slider in panel.sliders:
+
+        def move(value):
+            panel.receive({"do": "change", "with": [0, slider["name"], value]})
+            json.dumps(panel.state())
+
+        move(slider["values"][0])
+        took = [1000 * seconds(lambda: move(value)) for value in slider["values"]]
+        median, slowest = statistics.median(took), max(took)
+        print(f"{slider['label']:20} median {median:6.1f} ms   slowest {slowest:6.1f} ms{bar(slowest, 100, ' ms')}")
+    start = 1000 * seconds(lambda: (panel.receive({"do": "change", "with": [None, "seed", 1]}), panel.state()))
+    print(f"{'another text':20}        {start:6.1f} ms, for which the model runs")
+
+
 if __name__ == "__main__":
     benches = {
-        f.__name__.replace("_", "-"): f for f in (tokenizer, tokenizer_memory, data_memory, shakespeare, tales, step)
+        f.__name__.replace("_", "-"): f
+        for f in (tokenizer, tokenizer_memory, data_memory, shakespeare, tales, step, panel)
     }
     if len(sys.argv) != 2 or sys.argv[1] not in benches:
         sys.exit(

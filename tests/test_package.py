@@ -47,6 +47,7 @@ PUBLIC = {
     ),
     "show.attention": "attention_map by_word",
     "show.diagram": "data_flow parameter_map",
+    "show.sampler": "SamplerPanel",
     "show.pictures": "Picture color_tokens slider table",
     "show.progress": "to_tensorboard to_wandb show_samples LivePlot",
     "show.steps": "progress",

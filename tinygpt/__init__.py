@@ -14,6 +14,7 @@ from tinygpt.io.tokens import Tokens, encode_corpus
 from tinygpt.optim import Muon, build_optimizers
 from tinygpt.sample import generate, stream
 from tinygpt.show.attention import attention_map
+from tinygpt.show.sampler import SamplerPanel
 from tinygpt.show.training import ladder
 from tinygpt.tales import chat, logprob, tale, the_tokenizer
 from tinygpt.tokenizer import BPETokenizer, CharTokenizer
@@ -37,7 +38,7 @@ __all__ = [
     # Saving and loading
     "save", "load",
     # Writing
-    "generate", "stream",
+    "generate", "stream", "SamplerPanel",
     # Evaluation
     "evaluate", "cross_entropy", "perplexity", "bits_per_byte", "logprob", "next_token", "skill_accuracy", "spans",
     "answers",
