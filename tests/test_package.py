@@ -145,6 +145,12 @@ def test_solutions_are_folded_and_print_nothing(path):
 
 
 @each_notebook
+def test_no_widget_is_kept(path):
+    """From a saved state, JupyterLab would show a panel that looks alive and has no kernel behind it."""
+    assert "widgets" not in json.loads(path.read_text(encoding="utf-8"))["metadata"]
+
+
+@each_notebook
 def test_directives_stand_first(path):
     for name, lines in code_cells(path):
         rest = "\n".join(lines)

@@ -67,8 +67,9 @@ def token_rows(before: Tensor, after: Tensor, source: Tensor | None, chosen: int
     if n := len(before) - len(shown):
         p, q = (max(0, 1 - part[shown].sum().item()) for part in (before, after))
         left = after.count_nonzero().item() - after[shown].count_nonzero().item()
+        numbers = f"{percent(p)} → {percent(q) if left else 'cut'}"
         rows.append(f'<div class="row rest"><span class="name">{n:,} others</span><span></span>'
-                    f'<span class="numbers">{html.escape(percent(p))} → {html.escape(percent(q)) if left else "cut"}</span></div>')
+                    f'<span class="numbers">{html.escape(numbers)}</span></div>')
     keys = [("before", "the model"), ("before cut", "cut"), ("after", "with these settings")]
     keys += [("source", "the source of the tales")] * (source is not None)
     legend = "".join(f'<span><i class="{kind}"></i> {words}</span>' for kind, words in keys)
@@ -78,7 +79,7 @@ def surprise_text(prompt: str, tokens: Iterable[tuple[str, float]], selected: in
     "A prompt and the tokens after it, each with its surprise in nats: the more surprising, the darker."
     spans = []
     for i, (piece, surprise) in enumerate(tokens):
-        text = html.escape(piece).replace("\n", '<span class="newline" aria-hidden="true">⏎</span>\n') or "·"
+        text = html.escape(piece).replace("\n", '<span class="newline" aria-hidden="true">⏎</span>\n')
         shade = min(surprise / DARKEST, 1)
         words = f"surprise {surprise:.2f} nats"
         kind = "token selected" if i == selected else "token"

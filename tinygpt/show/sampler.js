@@ -7,11 +7,14 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-// Of each control only its newest value is sent, once the message before has been answered.
-function sender(model) {
+// Of each control only its newest value is sent, once the message before has been answered. Calls `late` if it is not.
+function sender(model, late) {
   const waiting = new Map();
   let sent = 0;
+  let timer;
   function flush() {
+    clearTimeout(timer);
+    if (waiting.size) timer = setTimeout(late, 3000);
     sent = waiting.size ? performance.now() : 0;
     for (const message of waiting.values()) model.send(message);
     waiting.clear();
@@ -21,7 +24,7 @@ function sender(model) {
     send(key, name, ...values) {
       waiting.delete(key);
       waiting.set(key, { do: name, with: values });
-      if (!sent || performance.now() - sent > 2000) flush(); // an answer may be lost
+      if (!sent || performance.now() - sent > 3000) flush(); // an answer may be lost
     },
     receive(count) {
       if (count === answered) return;
@@ -135,7 +138,10 @@ function makeColumn(index, sliders, send) {
 }
 
 function render({ model, el }) {
-  const { send, receive } = sender(model);
+  const status = element("span", { className: "muted", role: "status" });
+  const { send, receive } = sender(model, () => {
+    status.textContent = "No answer yet: the kernel is busy, or this cell must be run again.";
+  });
   const button = (label, name, className = "") => {
     const made = element("button", { type: "button", textContent: label, className });
     made.addEventListener("click", () => send(name, name));
@@ -163,7 +169,6 @@ function render({ model, el }) {
   const stop = button("Stop", "stop");
   const another = button("Another seed", "start_another");
   const error = element("div", { className: "error", role: "alert" });
-  const status = element("span", { className: "muted", role: "status" });
   const columns = element("div", { className: "columns" });
   const root = element("div", { className: "tg-sampler tg-live" },
     field("prompt", prompt, "prompt", () => prompt.value),

@@ -100,8 +100,8 @@ class Column:
 
     def state(self, max_new_tokens: int, seed: int) -> dict:
         "What the browser shows."
-        tokens = [(token.piece, token.surprise) for token in self.writing.tokens] if self.writing else []
-        prompt = self.writing.prompt if self.writing else ""
+        prompt, tokens = (self.writing.prompt, self.writing.tokens) if self.writing else ("", [])
+        tokens = [(token.piece or token_name(self.writing.tok, token.id), token.surprise) for token in tokens]
         return self.drawn | {"settings": self.settings, "text": surprise_text(prompt, tokens, self.place),
                              "looking": self.place is not None, "writing": self.task is not None,
                              "call": self.call(max_new_tokens, seed), "note": self.note(max_new_tokens)}
@@ -349,9 +349,10 @@ class SamplerPanel:
             text = column["text"].replace('role="button"', "")
             name = f"<legend>{'AB'[len(parts)]}</legend>" if len(self.columns) == 2 else ""
             parts.append(f'<fieldset>{name}<div class="text">{text}</div>'
+                         f'<div class="muted">{html.escape(column["note"])}</div>'
                          f'<code class="call">{html.escape(column["call"])}</code>'
                          f'<div class="caption">{column["caption"]}: {column["choice"]}</div>'
-                         f'{column["bar"]}{rows}</fieldset>')
+                         f'{column["bar"]}{rows}<div class="muted">{html.escape(column["source"])}</div></fieldset>')
         two = " two" if len(parts) == 2 else ""
         body = (f'<style>{(HERE / "sampler.css").read_text("utf-8")}</style><div class="tg-sampler tg-still">'
                 f'<div class="columns{two}">{"".join(parts)}</div>'
