@@ -53,7 +53,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     probs = logits.double().softmax(-1)
     order = most_probable(logits, probs, p)
     cumulative = probs.gather(-1, order).cumsum(-1)
-    crossing = (~(cumulative >= p)).sum(-1, keepdim=True)  # the place of the token that crosses p; NaN crosses nothing
+    crossing = (cumulative < p).sum(-1, keepdim=True)  # the place of the token that crosses p
     kept = torch.arange(order.shape[-1], device=logits.device) <= crossing
     keep = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, kept)
     return logits.masked_fill(~keep, -torch.inf)
@@ -103,7 +103,7 @@ def new_text(model: GPT, tok, prompts: list[str], max_new_tokens: int, sampler: 
              seed: int | None, dtype: str | None) -> Iterator[list[str]]:
     "Yield the new text of each row in pieces, one for each token (it may be empty) and one at the end."
     texts, rngs = begin_texts(tok, prompts, stop), row_generators(prompts, seed)
-    rows = [text.ids for text in texts]
+    rows = [text.ids for text in texts]  # `text.add` extends them
     with eval_mode(model):  # not around a yield, where the caller's code runs
         decoder = Decoder(model, rows, dtype=dtype)
     for step in range(max_new_tokens):
@@ -139,7 +139,7 @@ def generate(
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
     prompts = guard.writing(model, tok, prompt, max_new_tokens, stop, seed, dtype)
     steps = new_text(model, tok, prompts, max_new_tokens, sampler, stop, seed, dtype) if prompts else ()
-    texts = ["".join(pieces) for pieces in zip(prompts, *steps)]
+    texts = ["".join(pieces) for pieces in zip(prompts, *steps)]  # a prompt, and its piece of each step
     return texts[0] if isinstance(prompt, str) else texts
 
 def stream(model: GPT, tok, prompt: str, max_new_tokens: int = 200, *, temperature: float = 1.0,
