@@ -501,10 +501,24 @@ def test_the_precision_is_passed_on():
         for write in generate, lambda *args, **how: list(stream(*args, **how)):
             with contextlib.suppress(ArithmeticError):
                 write(new_model(), FourNames(), "a", dtype="bfloat16")
-    assert [call.kwargs for call in made.call_args_list] == [{"dtype": "bfloat16"}] * 2
+    assert [call.kwargs for call in made.call_args_list] == [{"dtype": "bfloat16", "compile": False}] * 2
 
 
 # Stop strings
+
+
+def test_compilation_is_passed_on_and_changes_no_text(monkeypatch):
+    compile, calls = torch.compile, []
+    monkeypatch.setattr(
+        torch, "compile", lambda module, **options: calls.append(module) or compile(module, backend="eager", **options)
+    )
+    model, tok = new_model(), CharTokenizer(map(chr, range(256)))
+    plain = [generate(model, tok, "abc", 12, seed=1), "abc" + "".join(stream(model, tok, "abc", 12, seed=1))]
+    assert not calls
+    compiled = generate(model, tok, "abc", 12, seed=1, compile=True)
+    streamed = "abc" + "".join(stream(model, tok, "abc", 12, seed=1, compile=True))
+    assert [compiled, streamed] == plain and len(calls) == 2
+
 
 
 def cut(text: str, stops: list[str]) -> str:

@@ -100,12 +100,12 @@ class Sampler:
 
 # %% ../nbs/13_sample.ipynb #new-text
 def new_text(model: GPT, tok, prompts: list[str], max_new_tokens: int, sampler: Sampler, stop: str | Sequence[str],
-             seed: int | None, dtype: str | None) -> Iterator[list[str]]:
+             seed: int | None, dtype: str | None, compile: bool = False) -> Iterator[list[str]]:
     "Yield the new text of each row in pieces, one for each token (it may be empty) and one at the end."
     texts, rngs = begin_texts(tok, prompts, stop), row_generators(prompts, seed)
     rows = [text.ids for text in texts]  # `text.add` extends them
     with eval_mode(model):  # not around a yield, where the caller's code runs
-        decoder = Decoder(model, rows, dtype=dtype)
+        decoder = Decoder(model, rows, dtype=dtype, compile=compile)
     for step in range(max_new_tokens):
         if step > 0:
             with eval_mode(model):
@@ -134,22 +134,23 @@ def generate(
     stop: str | Sequence[str] = (),  # the text ends before the first of these strings
     seed: int | None = None,  # None: another one each time
     dtype: str | None = None,  # "bfloat16" is faster on some machines
+    compile: bool = False,  # compile the model first, which takes a while
 ) -> str | list[str]:
     "The prompt, continued by the model; for a list of prompts, a list."
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
     prompts = guard.writing(model, tok, prompt, max_new_tokens, stop, seed, dtype)
-    steps = new_text(model, tok, prompts, max_new_tokens, sampler, stop, seed, dtype) if prompts else ()
+    steps = new_text(model, tok, prompts, max_new_tokens, sampler, stop, seed, dtype, compile) if prompts else ()
     texts = ["".join(pieces) for pieces in zip(prompts, *steps)]  # a prompt, and its piece of each step
     return texts[0] if isinstance(prompt, str) else texts
 
 def stream(model: GPT, tok, prompt: str, max_new_tokens: int = 200, *, temperature: float = 1.0,
            top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
            repetition_penalty: float = 1.0, stop: str | Sequence[str] = (), seed: int | None = None,
-           dtype: str | None = None) -> Iterator[str]:
+           dtype: str | None = None, compile: bool = False) -> Iterator[str]:
     "Yield what `generate` appends to the prompt, piece by piece, as the model writes it."
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
     prompts = guard.writing(model, tok, [prompt], max_new_tokens, stop, seed, dtype)
-    steps = new_text(model, tok, prompts, max_new_tokens, sampler, stop, seed, dtype)
+    steps = new_text(model, tok, prompts, max_new_tokens, sampler, stop, seed, dtype, compile)
     return (piece for [piece] in steps if piece)
 
 # %% ../nbs/13_sample.ipynb #beam-export

@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import Literal
 import torch
 import tinygpt as tg
-from tinygpt.cache import KVCache
+from tinygpt.cache import Decoder
 from tinygpt.cli.evaluate import print_table
 from tinygpt.cli.settings import Device, UsageError, pick_device
 from tinygpt.engine.modes import eval_mode, paused_gc
@@ -27,13 +27,12 @@ def training_speed(run: Run, seconds: float = 1.5) -> float:
 def writing_speed(model: tg.GPT, n_tokens: int = 64) -> float:
     "Tokens per second: the median over the tokens of one text, each chosen as the most probable."
     device, times = model.embed.weight.device, []
-    ids, cache = torch.zeros(1, 1, dtype=torch.int64, device=device), [KVCache(n_tokens) for _ in model.blocks]
     with eval_mode(model):
-        for position in range(min(n_tokens, model.config.block_size)):
+        decoder = Decoder(model, [[0]])
+        for _ in range(min(n_tokens, model.config.block_size - 1)):
             wait_for(device)
             start = perf_counter()
-            positions = torch.tensor([position], device=device)
-            ids = model(ids, positions=positions, cache=cache)[:, -1].argmax(-1, keepdim=True)
+            decoder.append(decoder.logits.argmax(-1))
             wait_for(device)
             times.append(perf_counter() - start)
     return 1 / median(times)

@@ -27,11 +27,13 @@ class Writer:
     sampler: Sampler = Sampler()
     stop: Sequence[str] = ()
     json: bool = False
+    compile: bool = False
 
     def pieces(self, prompt: str, seed: int) -> Iterator[str]:
         "Yield the new text: a piece for each token, which may be empty, and one more if max_tokens are not enough."
         guard.writing(self.model, self.tok, [prompt], self.max_tokens, self.stop, seed, None)
-        steps = new_text(self.model, self.tok, [prompt], self.max_tokens, self.sampler, self.stop, seed, None)
+        steps = new_text(self.model, self.tok, [prompt], self.max_tokens, self.sampler, self.stop, seed, None,
+                         self.compile)
         return (piece for [piece] in steps)
 
     def print_text(self, prompt: str, seed: int):
@@ -106,6 +108,7 @@ def sample(
     seed: int | None = None,  # of the first text; each further one has the next seed (default: a random one)
     json: bool = False,  # print one JSON object a line, with prompt, text, seed and number of new tokens
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",  # of the weights
+    compile: bool = False,  # compile the model first, which takes a while and pays for long texts
     device: Device = "auto",  # -d: auto is a GPU if there is one
     model: str | None = None,  # -m: the same as RUN
 ):
@@ -120,7 +123,8 @@ def sample(
         sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    writer = Writer(*load_model(model if run is None else run, device, dtype), max_tokens, sampler, stop, json)
+    writer = Writer(*load_model(model if run is None else run, device, dtype), max_tokens, sampler, stop, json,
+                    compile)
     if prompt is None:
         return continue_lines(writer, num, seed)
     if prompt == "-":
