@@ -372,7 +372,7 @@ def scripted(*scripts: list[int]):
     """Inside, each row's next tokens are those of its script (after them, token 0), whatever the model."""
 
     class Scripted:
-        def __init__(self, model, prompts, dtype=None):
+        def __init__(self, model, prompts, dtype=None, compile=False):
             self.size, self.step = model.config.vocab_size, 0
             self.show()
 
@@ -468,7 +468,7 @@ def test_the_end_token_comes_first_and_ends_a_text():
     tok = BPETokenizer.train("a b c " * 50, 260, ["<|end|>"])
     model, end, (a, b) = new_model(tok.vocab_size), 259, tok.encode("ab")
     read = []
-    with mock.patch("tinygpt.sample.Decoder", side_effect=lambda model, rows, dtype: read.append([*rows]) or 1 / 0):
+    with mock.patch("tinygpt.sample.Decoder", side_effect=lambda model, rows, **how: read.append([*rows]) or 1 / 0):
         with contextlib.suppress(ZeroDivisionError):
             generate(model, tok, ["", "ab"], 5)
     assert read == [[[end], [end, a, b]]]

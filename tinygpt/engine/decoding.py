@@ -16,6 +16,17 @@ def merge_linear(layers: Sequence[nn.Linear]) -> nn.Linear:
         merged.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
     return merged
 
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    "A linear layer; for one row in float32 as matrix times vector, which torch.compile turns into a faster loop."
+    if x.numel() > weight.shape[1] or x.dtype != torch.float32:
+        return F.linear(x, weight, bias)
+    out = weight @ x.flatten()
+    return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    "What the layer returns, computed by `product`."
+    return product(x, layer.weight, layer.bias)
+
 class MergedBlock(nn.Module):
     "A block with one matrix for queries, keys and values, and one for both widenings of a gated MLP."
 
@@ -34,7 +45,7 @@ class MergedBlock(nn.Module):
                 allowed: Tensor | None) -> Tensor:
         "The stream (B, 1, C) after the block."
         B, n = x.shape[0], index.shape[0]
-        numbers = self.query_key_value(self.attention_norm(x)).view(B, -1, 1, self.head_dim)
+        numbers = linear(self.query_key_value, self.attention_norm(x)).view(B, -1, 1, self.head_dim)
         query, key, value = numbers.split([self.n_head, self.n_kv_head, self.n_kv_head], 1)  # (B, heads, 1, D)
         query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:
@@ -42,12 +53,12 @@ class MergedBlock(nn.Module):
         keys, values = (buffer.index_copy_(2, at, new) for buffer, new in zip(buffers, (key, value)))
         out = F.scaled_dot_product_attention(query, keys[:, :, :n], values[:, :, :n], allowed,
                                              enable_gqa=self.n_kv_head < self.n_head)
-        x = x + self.proj(out.reshape(B, 1, -1))  # (B, H, 1, D) -> (B, 1, C)
-        hidden = self.up(self.mlp_norm(x))
+        x = x + linear(self.proj, out.reshape(B, 1, -1))  # (B, H, 1, D) -> (B, 1, C)
+        hidden = linear(self.up, self.mlp_norm(x))
         if self.gated:
             gate, up = hidden.chunk(2, -1)
-            return x + self.down(F.silu(gate) * up)
-        return x + self.down(F.gelu(hidden, approximate="tanh"))
+            return x + linear(self.down, F.silu(gate) * up)
+        return x + linear(self.down, F.gelu(hidden, approximate="tanh"))
 
 class MergedModel(nn.Module):
     "A model that reads one token of each row; it shares with the given one all weights that are not merged."
@@ -74,7 +85,7 @@ class MergedModel(nn.Module):
         rope = rotation(positions, c.head_dim, c.rope_base) if c.position == "rope" else None
         for block, pair in zip(self.blocks, buffers):
             x = block(x, rope, pair, index, at, allowed)
-        return F.linear(self.norm(x)[:, -1], self.embed.weight if self.lm_head is None else self.lm_head.weight)
+        return product(self.norm(x)[:, -1], self.embed.weight if self.lm_head is None else self.lm_head.weight)
 
 class TokenStep:
     "Reads one token of each row with merged matrices; on a GPU, as one CUDA graph."
