@@ -104,7 +104,7 @@ def new_text(model: GPT, tok, prompts: list[str], max_new_tokens: int, sampler: 
     "Yield the new text of each row in pieces, one for each token (it may be empty) and one at the end."
     texts, rngs = begin_texts(tok, prompts, stop), row_generators(prompts, seed)
     rows = [text.ids for text in texts]  # `text.add` extends them
-    with eval_mode(model):  # not around a yield, where the caller's code runs
+    with eval_mode(model):
         decoder = Decoder(model, rows, dtype=dtype, compile=compile)
     for step in range(max_new_tokens):
         if step > 0:
@@ -140,7 +140,7 @@ def generate(
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
     prompts = guard.writing(model, tok, prompt, max_new_tokens, stop, seed, dtype)
     steps = new_text(model, tok, prompts, max_new_tokens, sampler, stop, seed, dtype, compile) if prompts else ()
-    texts = ["".join(pieces) for pieces in zip(prompts, *steps)]  # a prompt, and its piece of each step
+    texts = ["".join(pieces) for pieces in zip(prompts, *steps)]  # zip gives each prompt its pieces
     return texts[0] if isinstance(prompt, str) else texts
 
 def stream(model: GPT, tok, prompt: str, max_new_tokens: int = 200, *, temperature: float = 1.0,

@@ -60,15 +60,16 @@ def recorded_writing(new_tokens: int = 200) -> dict[str, dict[str, dict[str, flo
 def writing_plot(speeds: Mapping[str, Mapping[str, float]]):
     "Bars of tokens per second for each way of writing, a panel for each dtype; the bound as a dashed line."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, len(speeds), figsize=(7.2, 3), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, len(speeds), figsize=(7.2, 3), sharex=True, sharey=True, squeeze=False)
     for ax, (dtype, ways) in zip(axes[0], speeds.items()):
         bars = {way: speed for way, speed in ways.items() if way != "bound"}
         colors = ["#7b818a" if way == "transformers" else "C0" for way in bars]
         ax.barh(list(bars), list(bars.values()), 0.7, color=colors, lw=0)
         for row, speed in enumerate(bars.values()):
             ax.text(speed, row, f" {speed:.3g}", va="center", size=9)
-        ax.axvline(ways["bound"], color="#cc5500", ls="--", lw=1.5)
-        ax.set(title=f"{dtype}, bound {ways['bound']:.3g}", xlabel="tokens a second", xlim=(0, 1.15 * ways["bound"]))
+        ax.axvline(ways["bound"], color="#cc5500", ls="--", lw=1.5, label="bound")
+        ax.set(title=f"{dtype}, bound {ways['bound']:.3g}", xlabel="tokens a second")
         ax.grid(False, axis="y")
+    axes[0][0].legend(loc="center right", frameon=False)
     axes[0][0].invert_yaxis()
     return fig
