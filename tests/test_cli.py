@@ -482,7 +482,7 @@ def test_it_asks_who_types_and_ends_where_a_tale_ends(monkeypatch):
     class Decoder:
         """Writes one letter eleven times, and then the end."""
 
-        def __init__(self, model, prompts, dtype=None):
+        def __init__(self, model, prompts, dtype=None, compile=False):
             self.script = itertools.chain([65] * 11, itertools.repeat(end))
             read.append(list(*prompts))
             self.append(None)

@@ -42,7 +42,7 @@ PUBLIC = {
     "positions": "rotate rotation",
     "presets": "SIZES preset",
     "sample": (
-        "scale_temperature keep_top_k keep_top_p keep_min_p penalize_repetition draw Sampler generate stream "
+        "draw scale_temperature keep_top_k keep_top_p keep_min_p penalize_repetition Sampler generate stream "
         "beam_search"
     ),
     "show.attention": "attention_map by_word",
@@ -51,7 +51,7 @@ PUBLIC = {
     "show.pictures": "Picture color_tokens slider table",
     "show.progress": "to_tensorboard to_wandb show_samples LivePlot",
     "show.steps": "progress",
-    "show.speed": "before_and_after parts_plot recorded_speed",
+    "show.speed": "before_and_after parts_plot recorded_speed recorded_writing writing_plot",
     "show.training": "ladder recorded_ladder recorded_skills recorded_losses on_track_plot training_plot",
     "tales": "tale logprob chat train_tokenizer the_tokenizer",
     "tokenizer": "BYTES Tokenizer CharTokenizer PairCounts learn_merges apply_merges BPETokenizer",
