@@ -440,9 +440,9 @@ def test_sampled_tales_are_drawn_by_the_probabilities_that_the_model_gives():
     ids = torch.full((6, 1), end)
     for _ in range(40):  # all of it read anew for each token
         with torch.no_grad():
-            chances = model.eval()(ids)[:, -1].softmax(-1)
-        races = chances / torch.empty_like(chances).exponential_(generator=rng)
-        ids = torch.cat([ids, races.argmax(-1, keepdim=True)], 1)
+            sums = model.eval()(ids)[:, -1].double().softmax(-1).cumsum(-1)
+        u = torch.rand(6, 1, generator=rng, dtype=torch.double) * sums[:, -1:]
+        ids = torch.cat([ids, torch.searchsorted(sums, u, right=True)], 1)
     rows = [row[1:] + [end] for row in ids.tolist()]
     wanted = [tok.decode(row[: row.index(end)]) for row in rows]
     model.train()

@@ -133,7 +133,7 @@ def validate(model: GPT, batches: Sequence, most: int = 10) -> float:
 # %% ../nbs/10_training.ipynb #evaluate-run
 def evaluate_run(model: GPT, tok, corpus: Corpus, batches: Sequence, thorough: bool = False) -> dict:
     "Validation loss and, for tales, the accuracy of each skill and the fraction of its own tales that are valid."
-    n_tales, most = (100, 200) if thorough else (30, 10)  # tales to read, and to write; batches of the validation split
+    n_tales, most = (100, 200) if thorough else (20, 10)  # tales to read, and to write; batches of the validation split
     evaluation = {"val_loss": validate(model, batches, most)}
     if corpus.heldout is not None:
         evaluation["skills"] = skill_accuracy(model, tok, corpus, n_tales)

@@ -72,7 +72,7 @@ def to_wandb(**settings) -> Callable[[Record], None]:
 class LivePlot:
     "A consumer that draws the run so far every few seconds, in a notebook."
 
-    def __init__(self, before: Iterable[Record] = (), every: float = 5.0, **plot):
+    def __init__(self, before: Iterable[Record] = (), every: float = 10.0, **plot):
         from IPython.display import display
         self.records, self.every, self.plot = list(before), every, plot
         self.drawn, self.handle = perf_counter(), display({}, raw=True, display_id=True)

@@ -21,9 +21,9 @@ def sample_tales(model: GPT, tok, n: int = 16, seed: int = 0) -> list[str]:
         while ids.shape[1] < model.config.block_size and not (ids == end).any(1).all():
             if ids.shape[1]:
                 decoder.append(ids[:, -1].to(decoder.logits.device))
-            probs = decoder.logits.softmax(-1).cpu()  # (n, V)
-            races = probs / torch.empty_like(probs).exponential_(generator=rng)  # the largest wins with its probability
-            ids = torch.cat([ids, races.argmax(-1, keepdim=True)], 1)
+            sums = decoder.logits.double().softmax(-1).cpu().cumsum(-1)  # (n, V)
+            u = torch.rand(n, 1, generator=rng, dtype=torch.double) * sums[:, -1:]
+            ids = torch.cat([ids, (sums <= u).sum(-1, keepdim=True)], 1)  # the token at which the sum passes u
     rows = (row + [end] for row in ids.tolist())
     return [tok.decode(row[: row.index(end)]) for row in rows]
 
