@@ -16,16 +16,34 @@ def merge_linear(layers: Sequence[nn.Linear]) -> nn.Linear:
         merged.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
     return merged
 
+def fusing(x: Tensor) -> bool:
+    "Whether torch.compile is making loops for a CPU of this."
+    return torch.compiler.is_compiling() and x.device.type == "cpu"
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    "A linear layer; for one row in float32 as matrix times vector, which torch.compile turns into a faster loop."
-    if x.numel() > weight.shape[1] or x.dtype != torch.float32:
+    "A linear layer; compiled for one row on a CPU, matrix times vector, which becomes a faster loop."
+    if x.numel() > weight.shape[1] or not fusing(x):
         return F.linear(x, weight, bias)
-    out = weight @ x.flatten()
+    vector = x.flatten().as_strided((weight.shape[1],), (1,))  # so that x is computed once, not once for each row
+    out = weight @ vector
     return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     "What the layer returns, computed by `product`."
     return product(x, layer.weight, layer.bias)
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:
+    "Attention of one token, (B, H, 1, D), to all keys, (B, H_kv, n, D)."
+    B, n_head, _, D = query.shape
+    n_kv_head = keys.shape[1]
+    if not fusing(query):
+        return F.scaled_dot_product_attention(query, keys, values, allowed, enable_gqa=n_kv_head < n_head)
+    query = query.view(B, n_kv_head, -1, 1, D)  # the heads that share keys, side by side
+    scores = (query.float() * keys[:, :, None].float()).sum(-1) / D**0.5  # (B, H_kv, H / H_kv, n)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    out = (scores.softmax(-1)[..., None] * values[:, :, None].float()).sum(-2)  # (B, H_kv, H / H_kv, D)
+    return out.view(B, n_head, 1, D).to(query.dtype)
 
 class MergedBlock(nn.Module):
     "A block with one matrix for queries, keys and values, and one for both widenings of a gated MLP."
@@ -51,8 +69,7 @@ class MergedBlock(nn.Module):
         if rope is not None:
             query, key = rope(query), rope(key)
         keys, values = (buffer.index_copy_(2, at, new) for buffer, new in zip(buffers, (key, value)))
-        out = F.scaled_dot_product_attention(query, keys[:, :, :n], values[:, :, :n], allowed,
-                                             enable_gqa=self.n_kv_head < self.n_head)
+        out = attend(query, keys[:, :, :n], values[:, :, :n], allowed)
         x = x + linear(self.proj, out.reshape(B, 1, -1))  # (B, H, 1, D) -> (B, 1, C)
         hidden = linear(self.up, self.mlp_norm(x))
         if self.gated:

@@ -62,7 +62,7 @@ def writing_plot(speeds: Mapping[str, Mapping[str, float]]):
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, len(speeds), figsize=(7.2, 3), sharex=True, sharey=True, squeeze=False)
     for ax, (dtype, ways) in zip(axes[0], speeds.items()):
-        bars = {way: speed for way, speed in ways.items() if way != "bound"}
+        bars = {way: speed for way, speed in ways.items() if way not in ("bound", "PyTorch's products")}
         colors = ["#7b818a" if way == "transformers" else "C0" for way in bars]
         ax.barh(list(bars), list(bars.values()), 0.7, color=colors, lw=0)
         for row, speed in enumerate(bars.values()):
