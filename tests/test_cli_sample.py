@@ -226,6 +226,24 @@ def test_each_token_is_written_before_the_next_is_drawn(monkeypatch):
     assert steps == [0, 3, 4, 5, 6] and shown[-1] == expected("ab", 5, seed=1) + "\n"
 
 
+def test_an_error_amid_a_text_begins_a_line_of_its_own(monkeypatch, capsys):
+    from tinygpt import sample as lesson
+    from tinygpt.cli import main
+
+    real, calls = lesson.draw, []
+
+    def fail_third(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise ValueError("the logits are NaN")
+        return real(*args)
+
+    monkeypatch.setattr(lesson, "draw", fail_third)
+    code = main(["sample", "letters", "-p", "ab", "-t", "5", "--seed", "1"])
+    out, err = capsys.readouterr()
+    assert code == 1 and err == "tinygpt: the logits are NaN\n" and out == expected("ab", 2, seed=1) + "\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="another kind of pipe")
 def test_a_reader_that_leaves_early():
     command = [sys.executable, "-m", "tinygpt", "sample", "letters", "-p", "ab", "-t", "1000000", "--seed", "1"]

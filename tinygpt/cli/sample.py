@@ -38,11 +38,14 @@ class Writer:
 
     def print_text(self, prompt: str, seed: int):
         "Print the prompt and what the model appends to it, piece by piece."
-        start = prompt
-        for piece in self.pieces(prompt, seed):
-            print(printable(start + piece), end="", flush=True)
-            start = ""
-        print(flush=True)
+        shown = False
+        try:
+            for piece in self.pieces(prompt, seed):
+                print(printable(piece if shown else prompt + piece), end="", flush=True)
+                shown = True
+        finally:  # the message of an error begins a line of its own
+            if shown:
+                print(flush=True)
 
     def print_json(self, prompt: str, seed: int):
         "Print the prompt, the whole text, its seed, and how many tokens the model has drawn, as one line of JSON."
