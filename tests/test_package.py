@@ -46,6 +46,7 @@ PUBLIC = {
         "beam_search"
     ),
     "show.attention": "attention_map by_word",
+    "show.explorer": "explore",
     "show.diagram": "data_flow parameter_map",
     "show.sampler": "SamplerPanel",
     "show.pictures": "Picture color_tokens slider table",

@@ -14,6 +14,7 @@ from tinygpt.io.tokens import Tokens, encode_corpus
 from tinygpt.optim import Muon, build_optimizers
 from tinygpt.sample import generate, stream
 from tinygpt.show.attention import attention_map
+from tinygpt.show.explorer import explore
 from tinygpt.show.sampler import SamplerPanel
 from tinygpt.show.training import ladder
 from tinygpt.tales import chat, logprob, tale, the_tokenizer
@@ -42,6 +43,8 @@ __all__ = [
     # Evaluation
     "evaluate", "cross_entropy", "perplexity", "bits_per_byte", "logprob", "next_token", "skill_accuracy", "spans",
     "answers",
+    # Seeing inside
+    "explore",
     # Pictures
     "attention_map", "ladder",
     # Parts

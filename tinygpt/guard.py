@@ -298,3 +298,12 @@ def writing(model, tok, prompt: str | Sequence[str], max_new_tokens: int, stop: 
     if not isinstance(stops, list | tuple) or not all(isinstance(text, str) and text for text in stops):
         raise ValueError(f"stop={stop!r:.60} should be a text or a list of texts, none of them empty")
     return list(prompts)
+
+def exploring(model, tok, text: str):
+    "Raise ValueError unless this is a GPT that can read this text with this tokenizer."
+    model_and_tokenizer(model, tok)
+    if not hasattr(model, "blocks"):
+        raise ValueError(f"a {type(model).__name__} has no attention to show: give a GPT")
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"text={text!r:.60} should be a text (str) of at least one character")
+    writing(model, tok, text, 0, (), 0, None)

@@ -32,12 +32,13 @@ def show(fig, alt: str, handle=None):
     (handle.update if handle else display)(data, raw=True, metadata=metadata)
 
 def visible(token: bytes | str) -> str:
-    "A token as printable text: an arrow for a line break, hexadecimal for bytes that are not a whole character."
+    "A token as printable text: an arrow for a line break, numbers for half a character and for invisible characters."
     try:
         text = token if isinstance(token, str) else token.decode()
     except UnicodeDecodeError:
         return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in token)
-    return text.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥")
+    text = text.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked: int | None = None) -> Picture:
     "The tokens of a text, each in a colour; pointing at one shows its id, and the marked one is outlined."
