@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,10 +98,7 @@ def test_the_model_is_left_as_it_was():
 
 def test_the_shipped_model_takes_less_than_300_kb():
     model, tok = shipped()
-    text = tg.tale(0)
-    while len(tok.encode(text)) < 128:
-        text += "\n" + tg.tale(1)
-    explorer = tg.explore(model, tok, tok.decode(tok.encode(text)[:127]))
+    explorer = tg.explore(model, tok, tok.decode(tok.encode(20 * TALE)[:127]))
     assert len(explorer.tokens) == 128
     assert len(explorer.html.encode()) < 300_000
 
@@ -150,6 +148,38 @@ def test_the_first_head_that_is_shown_stands_out():
     assert re.fullmatch(rf"layer \d, head \d: '\S+' attends to: ('\S+'|itself) \d+ %(, .*)?", repr(explorer))
     for text in "a", "ab":
         assert tg.explore(*by_letters(), text).html
+
+
+# In a notebook
+
+
+def test_what_is_displayed_is_a_widget_and_plain_html(monkeypatch):
+    import IPython.display
+    from ipywidgets.widgets.widget import _instances
+
+    shown, cell = [], ["a", 1]
+    monkeypatch.setattr(IPython.display, "display", lambda data, raw: shown.append(data))
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(execution_count=cell[1]))
+    monkeypatch.setattr(module, "this_cell", lambda: cell[0])
+    monkeypatch.setattr(module, "DISPLAYED", {})
+    explorer = tg.explore(*by_letters(), "abcd")
+
+    def display(name, count):
+        cell[:] = name, count
+        explorer._ipython_display_()
+        view, plain = shown[-2:]
+        assert plain == {"text/html": explorer.html, "text/plain": repr(explorer)}
+        return view["application/vnd.jupyter.widget-view+json"]["model_id"]
+
+    first, second, other = display("a", 1), display("a", 1), display("b", 2)
+    assert len({first, second, other} & _instances.keys()) == 3
+    again = display("a", 3)
+    assert {first, second, other, again} & _instances.keys() == {other, again}
+    widget = _instances[again]
+    widget.question = {"token": 2, "layer": 1, "head": 3, "strength": 0.5, "number": 7}
+    assert widget.answer == {"number": 7, "rows": explorer.next_tokens(2, 1, 3, 0.5)}
+    for name in other, again:
+        _instances[name].close()
 
 
 # In JupyterLab, before the tests below: Playwright cannot start twice
@@ -494,6 +524,18 @@ def test_maps_that_are_not_seen_are_not_drawn(show):
     levels = torch.tensor(alphas).view(len(explorer.tokens), -1).sub(20).clamp(0).div(235).square()
     right = explorer.levels[1, 1] / 255
     assert (levels - right).abs().max() < 0.01
+
+
+def test_144_heads_at_128_tokens_are_drawn_once(show):
+    explorer = tg.explore(*by_letters(n_layer=12, n_head=12, n_embd=24, head_dim=2, block_size=128), 16 * "abcdefgh")
+    page = show(explorer, viewport={"width": 390, "height": 1500})
+    page.wait_for_function("window.drawn === 144")
+    for i in range(0, 128, 16):
+        page.locator(".token").nth(i).hover()
+        assert page.locator(".statement").inner_text().startswith("'a' attends to")
+    page.get_by_role("button", name="layer 11, head 5").click()
+    assert page.evaluate("window.drawn") == 144
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_the_module_of_the_browser_asks_nothing_of_other_hosts():

@@ -1,5 +1,5 @@
-// The attention explorer in the browser: in JupyterLab through anywidget, where Python answers questions about the next
-// token, and inside plain HTML, which needs no Python. See explorer.py for the data. Nothing is asked from another host.
+// The attention explorer in the browser: in JupyterLab through anywidget, where Python answers questions about the
+// next token, and inside plain HTML, which needs no Python. Nothing is asked from another host.
 
 const MOST_NAMED = 4; // tokens in the sentence below the text
 const MOST_ARCS = 12;
@@ -112,7 +112,7 @@ function makeText(data, choose, point) {
   };
 }
 
-// A small map of each head, drawn once, when it comes into view; the line in them is the shown token's.
+// A small map of each head, drawn once, when it comes into view; a line in the chosen one is the shown token's row.
 function makeGrid(data, weightsOf, choose) {
   const root = element("div", { className: "grid", role: "group", ariaLabel: "all heads" }, element("span"));
   const buttons = [];
@@ -128,6 +128,7 @@ function makeGrid(data, weightsOf, choose) {
       root.append(button);
     }
   }
+  let pressed;
   rove(root, buttons, data.heads);
   new IntersectionObserver(([entry], observer) => {
     if (!entry.isIntersecting) return;
@@ -140,12 +141,15 @@ function makeGrid(data, weightsOf, choose) {
   return {
     root,
     show(layer, head, token) {
-      buttons.forEach((button, n) => {
-        const chosen = n === layer * data.heads + head;
-        button.ariaPressed = chosen;
-        button.tabIndex = chosen ? 0 : -1;
-      });
-      root.style.setProperty("--line", (token + 0.5) / data.tokens.length);
+      const chosen = buttons[layer * data.heads + head];
+      if (chosen !== pressed) {
+        for (const button of buttons) {
+          button.ariaPressed = button === chosen;
+          button.tabIndex = button === chosen ? 0 : -1;
+        }
+        pressed = chosen;
+      }
+      chosen.style.setProperty("--line", (token + 0.5) / data.tokens.length);
     },
   };
 }
@@ -169,7 +173,7 @@ function makeStrength(model) {
     clearTimeout(timer);
     timer = setTimeout(() => {
       panel.hidden = true;
-      late.textContent = "For the strength of a head, the kernel must answer: it is busy, or this cell must be run again.";
+      late.textContent = "No answer from the kernel: it is busy, or this cell must be run again.";
     }, 5000);
   }
   function show() {
@@ -207,7 +211,7 @@ function makeStrength(model) {
   };
 }
 
-// Show the explorer in a box; with a model of anywidget, the strength of a head, too. Returns a function that ends it.
+// Show the explorer in a box, with anywidget's model also the strength of a head. Returns a function that ends it.
 function explore(box, data, model) {
   const weightsOf = unpack(data);
   const state = { layer: data.layer, head: data.head, token: data.tokens.length - 1 };
@@ -248,7 +252,7 @@ function explore(box, data, model) {
   });
   box.append(
     element("div", { className: "tools" }, layerLabel, headLabel,
-      element("span", { className: "muted", textContent: "Choose a token: point at it, tap it, or use the arrow keys." })),
+      element("span", { className: "muted", textContent: "Point at a token, tap it, or use the arrow keys." })),
     text.root, statement,
     element("p", { className: "muted", textContent: data.note }),
     element("div", { className: "lower" },
