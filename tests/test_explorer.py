@@ -360,6 +360,11 @@ def show(browser):
     assert not wrong
 
 
+def address():
+    """The JavaScript module, as an address that can be imported."""
+    return "data:text/javascript;base64," + base64.b64encode((module.HERE / "explorer.js").read_bytes()).decode()
+
+
 def shades(page):
     """The weights that the tokens of the first explorer are shaded by."""
     shown = page.locator(".text").first.locator(".token")
@@ -372,10 +377,9 @@ def test_the_browser_has_torchs_weights(show, place):
     explorer, wanted = tg.explore(model, tok, "abca\nfgh"), []
     model(torch.tensor([tok.encode("abca\nfgh")]), weights_out=wanted)
     page = show(explorer)
-    source = base64.b64encode((module.HERE / "explorer.js").read_bytes()).decode()
     n_layer, n_head = model.config.n_layer, model.config.n_head
     rows = page.evaluate(f"""async (data) => {{
-        const {{ unpack }} = await import("data:text/javascript;base64,{source}");
+        const {{ unpack }} = await import("{address()}");
         const row = unpack(data), all = (n) => [...Array(n).keys()];
         return all({n_layer}).map(l => all({n_head}).map(h => all(8).map(i => Array.from(row(l, h, i)))));
     }}""", explorer.data)
@@ -524,6 +528,59 @@ def test_maps_that_are_not_seen_are_not_drawn(show):
     levels = torch.tensor(alphas).view(len(explorer.tokens), -1).sub(20).clamp(0).div(235).square()
     right = explorer.levels[1, 1] / 255
     assert (levels - right).abs().max() < 0.01
+
+
+def test_a_strength_is_chosen_only_while_python_answers(show):
+    from playwright.sync_api import expect
+
+    model, tok = by_letters()
+    explorer = tg.explore(model, tok, "abca")
+    page = show(explorer)
+    page.clock.install()
+    page.evaluate(f"""async (data) => {{
+        const state = {{ data, question: {{}}, answer: {{}} }};
+        window.model = {{
+            get: (name) => state[name], set: (name, value) => (state[name] = value), save_changes() {{}},
+            on: (name, heard) => (window.heard = heard), off: () => (window.heard = null),
+        }};
+        const {{ default: {{ render }} }} = await import("{address()}");
+        document.body.replaceChildren();
+        window.end = render({{ model, el: document.body }});
+    }}""", explorer.data)
+    slider, late = page.get_by_role("slider"), page.get_by_text("No answer from the kernel")
+
+    def answer_it(**asked):
+        question = page.evaluate("model.get('question')")
+        number = question.pop("number")
+        assert question == asked
+        rows = explorer.next_tokens(**question)
+        page.evaluate("(answer) => { model.set('answer', answer); heard(); }", {"number": number, "rows": rows})
+        texts = ["".join(text.split()) for text in page.locator(".strength li").all_inner_texts()]
+        assert texts == [f"{name}{shown(before)}→{shown(after)}" for name, before, after in rows]
+
+    def shown(p):
+        return "<1%" if p < 0.005 else f"{100 * p:.0f}%"
+
+    place = {"token": 3, "layer": explorer.layer, "head": explorer.head}
+    expect(slider).to_be_hidden()
+    expect(late).to_have_count(0)
+    answer_it(**place, strength=1)
+    slider.fill("0.5")
+    answer_it(**place, strength=0.5)
+    expect(slider).to_be_visible()
+    page.locator(".token").first.click()  # the strength stays with its head
+    answer_it(**place | {"token": 0}, strength=0.5)
+    page.clock.run_for(6000)
+    expect(slider).to_be_visible()
+    page.get_by_role("button", name=f"layer {1 - explorer.layer}, head 0").click()
+    page.clock.run_for(6000)
+    expect(slider).to_be_hidden()
+    expect(late).to_be_visible()
+    answer_it(token=0, layer=1 - explorer.layer, head=0, strength=1)
+    expect(slider).to_be_visible()
+    expect(late).to_have_count(0)
+    page.evaluate("end()")
+    assert page.evaluate("window.heard") is None
 
 
 def test_144_heads_at_128_tokens_are_drawn_once(show):
