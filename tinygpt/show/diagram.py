@@ -97,8 +97,7 @@ def printed(tok, ids: Sequence[int]) -> list[str]:
     names = []
     for i in ids:
         word = tok.decode([i]) if i < tok.vocab_size else f"id {i}"
-        word = visible(tok.token_bytes(i) if "\ufffd" in word else word)
-        names.append("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in word))
+        names.append(visible(tok.token_bytes(i) if "\ufffd" in word else word))
     return [name if len(name) < 15 else name[:14] + "…" for name in names]
 
 def width(text: str, size: float) -> float:

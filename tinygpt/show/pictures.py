@@ -38,7 +38,7 @@ def visible(token: bytes | str) -> str:
     except UnicodeDecodeError:
         return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in token)
     text = text.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 def color_tokens(tokens: Iterable[bytes | str], ids: Sequence[int] = (), marked: int | None = None) -> Picture:
     "The tokens of a text, each in a colour; pointing at one shows its id, and the marked one is outlined."
