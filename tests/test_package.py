@@ -31,6 +31,10 @@ PUBLIC = {
     "data": "make_batch bucket_by_length ValidationBatches validation_batches Windows",
     "engine.splitting": "GPT2_SPLIT GPT4_SPLIT",
     "gpt": "NORMS SHAPES GPTConfig make_norm make_block GPT count_parameters count_flops",
+    "inside": (
+        "Trace trace logit_lens attribute patch_heads previous_token_scores first_token_scores induction_scores "
+        "repeated_tokens copy_accuracy"
+    ),
     "io.checkpoints": "load save",
     "io.corpus": "Documents Corpus corpus",
     "io.log": "Record read_records",

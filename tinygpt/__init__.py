@@ -7,6 +7,17 @@ from tinygpt.block import MLP, Block, SwiGLU
 from tinygpt.data import Windows, validation_batches
 from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT
 from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
+from tinygpt.inside import (
+    attribute,
+    copy_accuracy,
+    first_token_scores,
+    induction_scores,
+    logit_lens,
+    patch_heads,
+    previous_token_scores,
+    repeated_tokens,
+    trace,
+)
 from tinygpt.io.checkpoints import load, save
 from tinygpt.io.corpus import Corpus, corpus
 from tinygpt.io.log import Record
@@ -44,7 +55,8 @@ __all__ = [
     "evaluate", "cross_entropy", "perplexity", "bits_per_byte", "logprob", "next_token", "skill_accuracy", "spans",
     "answers",
     # Seeing inside
-    "explore",
+    "explore", "trace", "logit_lens", "attribute", "patch_heads", "previous_token_scores", "first_token_scores",
+    "induction_scores", "repeated_tokens", "copy_accuracy",
     # Pictures
     "attention_map", "ladder",
     # Parts

@@ -307,3 +307,22 @@ def exploring(model, tok, text: str):
     if not isinstance(text, str) or not text:
         raise ValueError(f"text={text!r:.60} should be a text (str) of at least one character")
     writing(model, tok, text, 0, (), 0, None)
+
+def head_outputs(outputs: Mapping, c, ids: Tensor):
+    "Raise ValueError unless these are outputs of heads (layer, head) that the model has, for texts of this shape."
+    token_ids("ids", ids, c)
+    wanted = (*ids.shape, c.head_dim)
+    for (layer, head), output in outputs.items():
+        whole_number("layer", layer, 0, c.n_layer - 1)
+        whole_number("head", head, 0, c.n_head - 1)
+        sizes = zip(reversed(output.shape), reversed(wanted))
+        if output.dim() > 3 or output.shape[-1:] != wanted[-1:] or any(size not in (1, want) for size, want in sizes):
+            raise ValueError(f"the output for head {head} of layer {layer} has shape {tuple(output.shape)}, but it "
+                             f"replaces one of shape {wanted}: give one of a run on as many tokens, or a mean, "
+                             f"({c.head_dim},)")
+
+def repeats(after: Tensor):
+    "Raise ValueError if no token of a text has occurred before in it."
+    if not after.any():
+        raise ValueError(f"no token occurs twice in these texts of {after.shape[-1]} tokens, so nothing can be copied: "
+                         "give longer texts, or repeated_tokens(n)")
