@@ -168,5 +168,5 @@ def keep(widget):
     DISPLAYED[cell] = count, [*widgets, widget]
 
 def explore(model, tok, text: str) -> Explorer:
-    "The attention explorer: choose a token of the text to see what each head of the model attends to."
+    "The attention explorer of a text: choose a token to see what each head attends to. Its `html` fits any page."
     return Explorer(model, tok, text)
