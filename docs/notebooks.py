@@ -6,8 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
+import tinygpt
 from docutils import nodes
 from sphinx.util.fileutil import copy_asset
+from tinygpt.presets import TRAINED
 
 DOCS = Path(__file__).parent
 SOLUTION = "# Solution (click the ••• or this line to open it)"  # how JupyterLab shows the fold; the site has a label
@@ -125,9 +127,19 @@ def copy_mathjax(app, error: Exception | None) -> None:
         copy_asset(mathjax / part, target if (mathjax / part).is_dir() else target.parent)
 
 
+def copy_playground(app, error: Exception | None) -> None:
+    """Copy the playground's scripts, and the run that its model comes from."""
+    folder = Path(app.outdir, "playground")
+    for path in (Path(tinygpt.__file__).parent / "show" / "playground").glob("*.[jc]s*"):
+        copy_asset(path, folder)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        copy_asset(TRAINED / name, folder / "run")
+
+
 def setup(app) -> None:
     app.connect("builder-inited", make_pages)
     app.connect("source-read", fill_index)
     app.connect("env-get-outdated", lambda *_: ["index"])  # the chapters it lists may have changed
     app.connect("doctree-read", finish_cells)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", copy_playground)

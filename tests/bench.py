@@ -392,10 +392,40 @@ def panel():
     print(f"{'another text':20}        {start:6.1f} ms, for which the model runs")
 
 
+def playground():
+    "The playground: tokens a second that the shipped model writes in a page of headless Chromium."
+    import shutil
+    import threading
+
+    from playwright.sync_api import sync_playwright
+
+    from tinygpt.cli.play import Server, files_to_serve
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with Server(files_to_serve(None), 0) as server, sync_playwright() as playwright:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page, rates = browser.new_page(), []
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.locator(".row:visible").first.wait_for()
+        page.get_by_label("tokens a second").press("End")
+        for seed in range(9):
+            page.get_by_label("seed", exact=True).fill(str(seed))
+            page.get_by_role("button", name="Write", exact=True).click()
+            page.locator(".status", has_text="a second").wait_for()
+            written, rate = map(int, page.get_by_role("status").inner_text().replace("tokens,", "").split()[:2])
+            rates.append(rate)
+            print(f"{written:4} tokens, {rate:5} a second")
+        browser.close()
+        server.shutdown()
+    median = statistics.median(rates)
+    print(f"median {median:g} tokens a second   bar: at least 200: {'met' if median >= 200 else 'MISSED'}")
+
+
 if __name__ == "__main__":
     benches = {
         f.__name__.replace("_", "-"): f
-        for f in (tokenizer, tokenizer_memory, data_memory, shakespeare, tales, step, panel)
+        for f in (tokenizer, tokenizer_memory, data_memory, shakespeare, tales, step, panel, playground)
     }
     if len(sys.argv) != 2 or sys.argv[1] not in benches:
         sys.exit(

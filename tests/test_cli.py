@@ -700,7 +700,7 @@ def test_a_name_that_is_nearly_right():
 
 
 BAD = {  # words, exit code, what is said
-    "nothing": ("", 2, "train, sample, eval, tokenizer, bench, plot"),
+    "nothing": ("", 2, "train, sample, eval, tokenizer, bench, plot, play"),
     "command": ("trian", 2, "'trian' is not one of .* did you mean train"),
     "action": ("tokenizer encod", 2, "did you mean encode"),
     "no action": ("tokenizer", 2, "train, encode, decode"),

@@ -1,9 +1,13 @@
-"""The playground: in the browser, a run's model computes, reads and draws what it does in Python."""
+"""The playground: in the browser a model computes, reads and draws what it does in Python, and the page shows it."""
 
+import http.client
 import json
 import random
+import re
 import shutil
+import signal
 import sys
+import threading
 import unicodedata
 import warnings
 from functools import cache
@@ -14,14 +18,17 @@ import torch
 from conftest import ROOT, need
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cli import call, hit, is_sentence, proc, start
 
 import tinygpt as tg
-from tinygpt import BPETokenizer, CharTokenizer
+from tinygpt import BPETokenizer, CharTokenizer, generate
 from tinygpt.cache import Decoder
+from tinygpt.cli.play import RUN_FILES, Server, files_to_serve
 from tinygpt.engine.splitting import GPT2_SPLIT, O200K_SPLIT
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.presets import TRAINED
 from tinygpt.sample import Sampler, draw
+from tinygpt.show.writing import Writing
 
 FOLDER = ROOT / "tinygpt" / "show" / "playground"
 HOST = "http://playground.test"
@@ -62,7 +69,7 @@ def runs(tmp_path_factory):
         model, dtype = make()
         with warnings.catch_warnings(action="ignore"):  # that no other library opens it
             tg.save(folder / name, model, tok, dtype)
-    shutil.copytree(TRAINED, folder / "shipped")
+    shutil.copytree(TRAINED, folder / "run")  # where the page looks
     return folder
 
 
@@ -130,7 +137,7 @@ READ = """async ({ fetchRun, Decoder }, folder, texts) => {
 }"""
 
 
-@pytest.mark.parametrize("name", [*MODELS, "shipped"])
+@pytest.mark.parametrize("name", [*MODELS, "run"])
 def test_the_logits_are_those_of_pytorch(name, runs, modules):
     model, _ = tg.load(runs / name)
     size = model.config.block_size
@@ -242,11 +249,11 @@ def same_ids(folder, runs, modules, special):
     assert [len(row) for row in pieces] == [len(row) for row in odd]
 
 
-@pytest.mark.parametrize("name", ["shipped", "gpt2", "o200k", "own", "none", "letters", "variant"])
+@pytest.mark.parametrize("name", ["run", "gpt2", "o200k", "own", "none", "letters", "variant"])
 def test_the_ids_are_those_of_the_tokenizer(name, runs, modules):
     special, folder = ["<|end|>", "<|user|>", "<|e", "<tool>", "<tool>s", "<é>", "<e\u0301>"], f"tok-{name}"
-    if name == "shipped":
-        folder = "shipped"
+    if name == "run":
+        folder = name
     elif name == "variant":
         (runs / folder).mkdir()
         save_variant(tokenizers()["o200k"], runs / folder)
@@ -333,3 +340,384 @@ def test_the_random_numbers_are_those_of_torch(seed, modules):
     )
     rng = torch.Generator().manual_seed(seed)
     assert found == [torch.rand((), dtype=torch.float64, generator=rng).item() for _ in range(700)]
+
+
+# The page
+
+
+@cache
+def shipped():
+    return tg.load(TRAINED)
+
+
+@pytest.fixture
+def visit(browser, runs):
+    """Opens the page; fails if it reports an error, or asks another host."""
+    pages, wrong = [], []
+
+    def visit(scheme="light", width=1000):
+        page = open_page(browser, runs, wrong, color_scheme=scheme, viewport={"width": width, "height": 900})
+        pages.append(page)
+        page.goto(f"{HOST}/")
+        page.locator(".row:visible").first.wait_for()
+        page.get_by_label("tokens a second").press("End")
+        return page
+
+    yield visit
+    for page in pages:
+        page.close()
+    assert not wrong
+
+
+def button(page, name):
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def write(page):
+    """Press Write, and wait for the end of the text."""
+    button(page, "Write").click()
+    finished(page)
+
+
+def finished(page):
+    page.locator(".status", has_text="a second").wait_for()
+
+
+def text_of(page):
+    """The text that is shown, without special tokens."""
+    shown = page.locator(".token").evaluate_all(
+        "all => all.filter(one => !one.matches('.special')).map(one => one.textContent)"
+    )
+    return "".join(shown).replace("⏎\n", "\n")
+
+
+def shades(page):
+    shade = "one => Number(one.style.getPropertyValue('--shade'))"
+    return torch.tensor(page.locator(".token").evaluate_all(f"all => all.map({shade})"))
+
+
+def twin(n, seed=0):
+    """The same text in Python, with n new tokens."""
+    writing = Writing(*shipped(), "Once upon a time", seed)
+    [*writing.write(Sampler(), n)]
+    return writing
+
+
+def set_slider(page, name, keys):
+    for key in keys.split():
+        page.get_by_label(name, exact=True).press(key)
+
+
+def test_the_page_writes_what_generate_writes(visit):
+    model, tok = shipped()
+    page = visit()
+    assert text_of(page) == "Once upon a time" and "607,296 parameters" in page.locator(".model").inner_text()
+    write(page)
+    assert text_of(page) == generate(model, tok, "Once upon a time", seed=0)
+    assert page.locator(".token.special").all_inner_texts() == ["<|end|>"] * 2
+    page.get_by_label("length").fill("30")
+    page.get_by_label("seed").fill("4")
+    set_slider(page, "temperature", "End")
+    set_slider(page, "top-k", "Home ArrowRight ArrowUp ArrowUp")
+    set_slider(page, "min-p", "ArrowRight ArrowUp")
+    set_slider(page, "repetition penalty", "ArrowRight")
+    write(page)
+    chosen = {"temperature": 2.0, "top_k": 4, "min_p": 0.02, "repetition_penalty": 1.05}
+    assert text_of(page) == generate(model, tok, "Once upon a time", 30, seed=4, **chosen)
+    assert re.fullmatch(r"30 tokens, \d+ a second", page.get_by_role("status").inner_text())
+    button(page, "Continue").click()
+    n = len(twin(0).ids(0)) + 60
+    page.locator(".token").nth(n - 1).wait_for()
+    page.locator(".status", has_text="30 tokens").wait_for()
+    assert page.locator(".token").count() == n
+    page.get_by_label("Prompt").fill("Long ago\n")
+    page.locator(".prompt", has_text="⏎").wait_for()
+    assert text_of(page) == "Long ago\n"
+
+
+def test_stop_stops_and_a_slider_changes_the_distribution(visit):
+    page = visit()
+    set_slider(page, "tokens a second", "Home ArrowRight ArrowRight ArrowRight")  # 20
+    button(page, "Write").click()
+    page.locator(".token").nth(12).wait_for()
+    button(page, "Stop").click()
+    assert page.get_by_role("status").inner_text() == "stopped" and button(page, "Stop").is_disabled()
+    n = page.locator(".token").count()
+    page.wait_for_timeout(200)
+    assert page.locator(".token").count() == n < 200
+    written = twin(n - len(twin(0).ids(0)))
+    assert written.text() == text_of(page)
+    logits = written.logits[0]
+    for top_k in None, 2:
+        if top_k:
+            set_slider(page, "top-k", "Home ArrowRight")
+            assert page.get_by_label("top-k").get_attribute("aria-valuetext") == "2"
+        before, after = logits.softmax(-1), Sampler(top_k=top_k)(logits[None], [[]])[0].softmax(-1)
+        numbers = page.locator(".row:visible .numbers").all_inner_texts()
+        for line, id in zip(numbers, before.topk(10).indices, strict=True):
+            for said, p in zip(line.split(" → "), (before[id], after[id])):
+                assert said == "cut" if p == 0 else abs(float(said.strip("<% ")) - 100 * p) < 0.6
+        assert (page.locator(".row.gone .before.cut").count() > 0) == bool(top_k)
+
+
+def test_a_token_has_alternatives_and_a_click_branches(visit):
+    model, tok = shipped()
+    page = visit()
+    page.get_by_label("length").fill("25")
+    write(page)
+    same = twin(25)
+    assert text_of(page) == same.text()
+    first = len(same.ids(0))
+    page.locator(".token").nth(first + 6).click()
+    assert page.locator(".caption").inner_text().startswith("In place of")
+    assert page.locator(".row.chosen").count() == 1
+    other = page.locator(".row:not(.chosen)").first
+    name = other.locator(".name").inner_text()
+    other.click()
+    finished(page)
+    same.go_back(6)
+    same.add(tok.tokens.index(name.replace("·", " ").encode()))
+    [*same.write(Sampler(), 7 + 25)]
+    assert text_of(page) == same.text() and page.locator(".caption").inner_text() == "The next token"
+    n = page.locator(".token").count()
+    taken = page.locator(".row:visible .name").nth(1).inner_text()
+    page.locator(".row:visible").nth(1).press("Enter")
+    page.locator(".token").nth(n).wait_for()
+    assert text_of(page) == same.text() + taken.replace("·", " ")  # at the end, nothing is written after it
+
+
+def test_the_shades_are_surprise_and_attention(visit):
+    model, _ = shipped()
+    page = visit()
+    page.get_by_label("length").fill("25")
+    write(page)
+    ids, weights = twin(25).ids(25), []
+    with torch.no_grad():
+        logp = model(torch.tensor([ids]), weights_out=weights)[0].double().log_softmax(-1)
+    surprise = -logp[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+    assert torch.allclose(shades(page)[1:], (surprise / 6).clamp(max=1).float(), atol=2e-3)
+    at = 20
+    page.locator(".token").nth(at).hover()
+    page.locator(".attending").wait_for()
+    for layer, head in ("2", ""), ("2", "1"), ("0", "3"):
+        page.get_by_label("layer").select_option(layer)
+        page.get_by_label("head").select_option(head)
+        page.locator(".token").nth(at).hover()
+        expected = weights[int(layer)][0, :, at]
+        expected = expected.mean(0) if head == "" else expected[int(head)]
+        assert torch.allclose(shades(page), expected.sqrt(), atol=2e-3)
+    best = f"{100 * expected.max():.0f} %"
+    detail = page.locator(".detail").inner_text()
+    assert f"surprise {surprise[at - 1]:.2f} nats" in detail and best in detail
+    page.mouse.move(0, 0)
+    page.locator(".text:not(.attending)").wait_for()
+    page.get_by_label("Prompt").press("Tab")
+    page.locator(".token").first.focus()
+    for key in "ArrowRight", "End", "ArrowLeft", "Enter":  # the same by keys
+        page.keyboard.press(key)
+    assert page.locator(".token").nth(len(ids) - 2).get_attribute("class") == "token selected pointed"
+    assert torch.allclose(shades(page)[:-1], weights[0][0, 3, len(ids) - 2, :-1].sqrt(), atol=2e-3)
+
+
+# A run of one's own
+
+
+def test_a_run_can_be_chosen_or_dropped(runs, visit):
+    page = visit()
+    page.get_by_label("Prompt").fill("ABBA")
+    page.get_by_label("Open a run").set_input_files([runs / "gpt2" / name for name in RUN_FILES])
+    page.locator(".model", has_text="2 layers of 4 heads").wait_for()
+    page.get_by_label("length").fill("40")  # more than its window of 16
+    write(page)
+    model, tok = tg.load(runs / "gpt2")
+    assert text_of(page) == generate(model, tok, "ABBA", 40, seed=0)
+    drop = """async ([folder, asFolder]) => {
+        const names = ["config.json", "model.safetensors", "tokenizer.json", "log.csv"];
+        const files = await Promise.all(names.map(async (name) =>
+            new File([await (await fetch(`/${folder}/${name.replace("log.csv", "config.json")}`)).blob()], name)));
+        const entries = files.map((file) => ({ name: file.name, file: (done) => done(file) }));
+        const folderEntry = { isDirectory: true, createReader: () => ({ readEntries: (done) => done(entries) }) };
+        const items = asFolder ? [{ webkitGetAsEntry: () => folderEntry }] : files.map(() => ({}));
+        const event = new Event("drop", { bubbles: true, cancelable: true });
+        event.dataTransfer = { items, files };
+        document.querySelector(".text").dispatchEvent(event);
+        return event.defaultPrevented;
+    }"""
+    for folder, heads, as_folder in ("run", "3 layers", True), ("grouped", "2 layers", False):
+        assert page.evaluate(drop, [folder, as_folder])
+        page.locator(".model", has_text=heads).wait_for()
+        assert not page.get_by_role("alert").inner_text()
+
+
+def changed_json(name, **changes):
+    def change(folder):
+        spec = json.loads((folder / name).read_text())
+        for key, value in changes.items():
+            spec.pop(key) if value is None else spec.update({key: value})
+        (folder / name).write_text(json.dumps(spec))
+
+    return change
+
+
+def changed_bytes(change):
+    def change_file(folder):
+        path = folder / "model.safetensors"
+        path.write_bytes(change(path.read_bytes()))
+
+    return change_file
+
+
+WRONG = {  # what is done to a run, and what the page says
+    "llama": (changed_json("config.json", model_type="llama"), 'config.json: its model_type is "llama", and'),
+    "no type": (changed_json("config.json", model_type=None), "config.json: its model_type is missing, and"),
+    "activation": (changed_json("config.json", hidden_act="relu"), 'it says hidden_act is "relu"'),
+    "scaled": (changed_json("config.json", rope_parameters={"rope_type": "yarn"}), "positions are scaled"),
+    "size": (changed_json("config.json", hidden_size="x"), "config.json: its hidden_size is x"),
+    "heads": (changed_json("config.json", num_key_value_heads=3), "4 heads cannot share 3"),
+    "shapes": (changed_json("config.json", intermediate_size=40), "model.safetensors: its tensor .* is .* asks for"),
+    "layers": (changed_json("config.json", num_hidden_layers=3), "it has no tensor model.layers.2"),
+    "tokens": (changed_json("config.json", vocab_size=30), "model.safetensors: its tensor .* 30 × 36"),
+    "cut off": (changed_bytes(lambda data: data[:-100]), "model.safetensors: it ends before its tensor"),
+    "start only": (changed_bytes(lambda data: data[:100]), "it is not a safetensors file"),
+    "empty": (changed_bytes(lambda data: b""), "it is not a safetensors file"),
+    "pickle": (changed_bytes(lambda data: b"PK\3\4" * 100), "it is not a safetensors file"),
+    "dtype": (changed_bytes(lambda data: data.replace(b'"F32"', b'"I32"', 1)), "is I32, and only F32, F16, BF16"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "missing: tokenizer.json"),
+    "no json": (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json: it is not JSON"),
+    "unigram": (changed_json("tokenizer.json", model={"type": "Unigram", "vocab": {"a": 0}}), "is Unigram"),
+}
+
+
+def test_a_bad_file_is_named_in_one_sentence(runs, visit, tmp_path):
+    page = visit()
+    alert = page.get_by_role("alert")
+    for i, (change, said) in enumerate(WRONG.values()):
+        folder = tmp_path / str(i)
+        shutil.copytree(runs / "modern", folder)
+        change(folder)
+        there = [folder / name for name in RUN_FILES if (folder / name).exists()]
+        page.get_by_label("Open a run").set_input_files(there)
+        alert.filter(has_text=re.compile(said)).wait_for(timeout=10_000)
+        found = alert.inner_text()
+        assert found.endswith(".") and "\n" not in found
+    assert "607,296" in page.locator(".model").inner_text()  # the model before stays
+    write(page)
+    assert not alert.inner_text() and page.locator(".token").count() > 50
+    for label, value, said in ("seed", "-1", "seed should be"), ("length", "", "length should be"):
+        page.get_by_label(label).fill(value)
+        button(page, "Write").click()
+        alert.filter(has_text=said).wait_for()
+        page.get_by_label(label).fill("1")
+
+
+@pytest.mark.parametrize("scheme, width", [("light", 1000), ("dark", 390)])
+def test_the_page_fits(scheme, width, visit):
+    page = visit(scheme, width)
+    page.get_by_label("length").fill("60")
+    write(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator(".caption").evaluate("one => getComputedStyle(one).color") == (
+        "rgb(0, 0, 0)" if scheme == "light" else "rgb(255, 255, 255)"
+    )
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server of the page with the shipped model."""
+    server = Server(files_to_serve(None), 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def ask(server, path, host=None, method="GET"):
+    """The status and the body of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection.putrequest(method, path, skip_host=True)
+    if host != "":
+        connection.putheader("Host", host or f"127.0.0.1:{server.server_port}")
+    connection.endheaders()
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, body
+
+
+def test_only_the_pages_files_and_the_runs_are_served(server):
+    assert server.server_address[0] == "127.0.0.1"
+    for path in FOLDER.iterdir():
+        assert ask(server, f"/{path.name}") == (200, path.read_bytes())
+    assert ask(server, "/") == (200, (FOLDER / "index.html").read_bytes())
+    assert {path for path in server.files if path.startswith("/run/")} == {f"/run/{name}" for name in RUN_FILES}
+    assert json.loads(ask(server, "/run/config.json")[1])["model_type"] == "qwen3"
+    port = server.server_port
+    assert ask(server, "/", f"localhost:{port}")[0] == 200
+    wrong = ["/run/", "/run", "/..", "/../play.py", "/run/../../cli/play.py", "/%2e%2e/sampler.js", "//etc/passwd",
+             "/etc/passwd", f"/{FOLDER}/model.js", "/run/log.csv", "/model.js/", "/MODEL.JS", "/run/%2e./model.js",
+             f"http://127.0.0.1:{port}/model.js", "/index.html/..", "/model.js%00", "*"]  # fmt: skip
+    for path in wrong:
+        assert ask(server, path)[0] == 404, path
+    for host in "evil.example", f"evil.example:{port}", "", "127.0.0.1.evil.example", "0.0.0.0", "[::1]":
+        status, body = ask(server, "/run/config.json", host)
+        assert status == 403 and b"qwen3" not in body, host
+    for method in "POST", "PUT", "DELETE", "HEAD", "OPTIONS":
+        assert ask(server, "/", method=method)[0] == 501
+
+
+def test_a_run_is_served_whatever_its_form(runs, browser):
+    files = files_to_serve(str(runs / "untied"))  # in 16 bits on disk
+    tensors = safetensors.torch.load(files["/run/model.safetensors"])
+    model, _ = tg.load(runs / "untied")
+    assert torch.equal(tensors["lm_head.weight"], model.lm_head.weight)
+    assert b"WordLevel" in files["/run/tokenizer.json"]
+
+
+@proc
+def test_play_opens_in_a_real_browser_and_control_c_ends_it(browser, tmp_path):
+    running, _ = start(["play", "--no-browser"], cwd=tmp_path)
+    address = re.search(r"http://127\.0\.0\.1:\d+/", running.stdout.readline())[0]
+    wrong = []
+    page = browser.new_page()
+    page.on("console", lambda m: wrong.append(m.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: request.url.startswith((address, "data:")) or wrong.append(request.url))
+    page.goto(address)
+    page.locator(".row:visible").first.wait_for()
+    write(page)
+    assert page.locator(".token").count() > 50
+    page.close()
+    assert hit(running, signal.SIGINT) == (130, "", "tinygpt: stopped\n") and not wrong
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_browser_is_opened_unless_it_should_not(monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr(Server, "serve_forever", lambda server: None)
+    for words in [], ["--no-browser"]:
+        code, out, err = call("play", *words)
+        assert code == 0 and not err and "until you press Control-C" in out
+    assert opened == [re.search("http://.*/", opened[0])[0]]
+
+
+@pytest.mark.parametrize(
+    "words, code, said",
+    [
+        (["./nowhere"], 1, "there is no folder"),
+        (["--port", "99999"], 2, "port=99999"),
+        (["--port", "x"], 2, "should be a whole number"),
+        (["two", "words"], 2, "one word too many"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(words, code, said):
+    got, out, err = call("play", "--no-browser", *words)
+    assert got == code and is_sentence(err) and said in err and not out
+
+
+def test_a_port_in_use_is_one_sentence(server):
+    code, out, err = call("play", "--no-browser", "--port", server.server_port)
+    assert code == 1 and is_sentence(err) and f"port {server.server_port} cannot be used" in err

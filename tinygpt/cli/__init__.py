@@ -7,14 +7,14 @@ import sys
 import warnings
 from contextlib import suppress
 import tinygpt
-from tinygpt.cli import bench, evaluate, plot, sample, tokenizer, train
+from tinygpt.cli import bench, evaluate, play, plot, sample, tokenizer, train
 from tinygpt.cli.settings import UsageError, add_arguments, add_settings, new_parser, parse, suggest
 from tinygpt.engine.interrupts import raise_interrupt, say_stopped
 from tinygpt.show.progress import one_line
 
 TOKENIZER = {"train": tokenizer.train, "encode": tokenizer.encode, "decode": tokenizer.decode}
 COMMANDS = {"train": train.train, "sample": sample.sample, "eval": evaluate.evaluate, "tokenizer": TOKENIZER,
-            "bench": bench.bench, "plot": plot.plot}
+            "bench": bench.bench, "plot": plot.plot, "play": play.play}
 NO_MEMORY = re.compile("allocate memory|out of memory|Storage size calculation overflow")  # PyTorch's messages
 ABOUT = {"tinygpt": "Train a GPT, write with it, and evaluate it.", "tokenizer": "Train a tokenizer, or use one."}
 

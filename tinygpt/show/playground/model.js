@@ -8,7 +8,7 @@ function linear({ weight, bias }, x) {
   const out = new Float32Array(weight.length / inputs);
   const whole = inputs - (inputs % 4);
   for (let row = 0, at = 0; row < out.length; row++, at += inputs) {
-    let [a, b, c, d] = [bias ? bias[row] : 0, 0, 0, 0]; // four sums, so that they need not wait for each other
+    let a = bias ? bias[row] : 0, b = 0, c = 0, d = 0; // four sums, so that they need not wait for each other
     for (let i = 0; i < whole; i += 4) {
       a += weight[at + i] * x[i];
       b += weight[at + i + 1] * x[i + 1];
@@ -41,10 +41,15 @@ export class GPT {
 
   norm({ weight, bias }, x) {
     const { norm, norm_eps } = this.config;
-    const mean = norm === "layer" ? x.reduce((sum, value) => sum + value, 0) / x.length : 0;
-    const variance = x.reduce((sum, value) => sum + (value - mean) ** 2, 0) / x.length;
-    const scale = 1 / Math.sqrt(variance + norm_eps);
-    return x.map((value, i) => (value - mean) * scale * weight[i] + (bias ? bias[i] : 0));
+    const out = new Float32Array(x.length);
+    let sum = 0;
+    for (let i = 0; norm === "layer" && i < x.length; i++) sum += x[i];
+    const mean = sum / x.length;
+    let squares = 0;
+    for (let i = 0; i < x.length; i++) squares += (x[i] - mean) ** 2;
+    const scale = 1 / Math.sqrt(squares / x.length + norm_eps);
+    for (let i = 0; i < x.length; i++) out[i] = (x[i] - mean) * scale * weight[i] + (bias ? bias[i] : 0);
+    return out;
   }
 
   // Normalise and rotate the query or the key of each head, in place.
@@ -55,7 +60,7 @@ export class GPT {
       if (norm) head.set(this.norm(norm, head));
       for (let i = 0; kind === "rope" && i < D / 2; i++) {
         const angle = position / rope_base ** ((2 * i) / D);
-        const [left, right, cos, sin] = [head[i], head[i + D / 2], Math.cos(angle), Math.sin(angle)];
+        const left = head[i], right = head[i + D / 2], cos = Math.cos(angle), sin = Math.sin(angle);
         head[i] = left * cos - right * sin;
         head[i + D / 2] = left * sin + right * cos;
       }
@@ -78,7 +83,8 @@ export class GPT {
     }
     let sum = 0;
     for (let s = 0; s <= at; s++) sum += weights[s] = Math.exp(weights[s] - largest);
-    return weights.map((weight) => weight / sum);
+    for (let s = 0; s <= at; s++) weights[s] /= sum;
+    return weights;
   }
 
   attend(steps, layer) {
@@ -86,10 +92,11 @@ export class GPT {
     const out = new Float32Array(n_head * D);
     for (let head = 0; head < n_head; head++) {
       const from = Math.floor((head * n_kv_head) / n_head) * D;
-      this.attention(steps, layer, head, steps.length - 1).forEach((weight, s) => {
+      const weights = this.attention(steps, layer, head, steps.length - 1);
+      for (let s = 0; s < steps.length; s++) {
         const value = steps[s].value[layer];
-        for (let i = 0; i < D; i++) out[head * D + i] += weight * value[from + i];
-      });
+        for (let i = 0; i < D; i++) out[head * D + i] += weights[s] * value[from + i];
+      }
     }
     return out;
   }

@@ -2,18 +2,30 @@
 
 const round = Math.fround;
 
-// The ids of the tokens that are left, the most probable first; equal ones in the order of their ids.
-export function ranked(logits) {
-  const ids = [];
-  logits.forEach((logit, id) => logit > -Infinity && ids.push(id));
-  return Uint32Array.from(ids).sort((a, b) => logits[b] - logits[a] || a - b);
+export const max = (numbers) => numbers.reduce((a, b) => Math.max(a, b), -Infinity); // NaN if there is one
+
+// Yield the ids of the tokens that are left, the most probable first; equal ones in the order of their ids.
+export function* ranked(logits) {
+  const largest = max(logits);
+  let n = logits.reduce((count, logit) => count + (logit > -Infinity), 0);
+  let above = Infinity;
+  for (let width = 4; n > 0; width *= 2) { // a part at a time: seldom is more than the first asked for
+    const least = largest - width;
+    const part = [];
+    for (let id = 0; id < logits.length; id++) if (logits[id] >= least && logits[id] < above) part.push(id);
+    yield* part.sort((a, b) => logits[b] - logits[a] || a - b);
+    n -= part.length;
+    above = least;
+  }
 }
 
 export function softmax(logits) {
-  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity); // NaN if there is one
-  const probs = Float64Array.from(logits, (logit) => Math.exp(logit - largest));
-  const sum = probs.reduce((a, b) => a + b, 0);
-  return probs.map((p) => p / sum);
+  const largest = max(logits);
+  const probs = new Float64Array(logits.length);
+  let sum = 0;
+  for (let id = 0; id < probs.length; id++) sum += probs[id] = Math.exp(logits[id] - largest);
+  for (let id = 0; id < probs.length; id++) probs[id] /= sum;
+  return probs;
 }
 
 function keep(logits, allowed) {
@@ -27,7 +39,7 @@ function penalizeRepetition(logits, ids, penalty) {
 
 function scaleTemperature(logits, temperature) {
   if (temperature > 0) return logits.map((logit) => logit / round(temperature));
-  const best = ranked(logits)[0];
+  const [best] = ranked(logits);
   return keep(logits, (_, id) => id === best);
 }
 
@@ -51,13 +63,13 @@ function keepTopP(logits, p) {
 
 function keepMinP(logits, p) {
   const probs = Float32Array.from(softmax(logits));
-  const least = round(round(p) * probs.reduce((a, b) => Math.max(a, b)));
+  const least = round(round(p) * max(probs));
   return keep(logits, (_, id) => probs[id] >= least);
 }
 
 // The logits to draw from: settings are {temperature, top_k, top_p, min_p, repetition_penalty}, null where off.
 export function adjust(logits, ids, { temperature, top_k, top_p, min_p, repetition_penalty }) {
-  if (!Number.isFinite(logits.reduce((a, b) => Math.max(a, b)))) {
+  if (!Number.isFinite(max(logits))) {
     throw new Error("a logit is not a number, so there are no probabilities: training may have diverged");
   }
   if (repetition_penalty !== 1) logits = penalizeRepetition(logits, ids, repetition_penalty);

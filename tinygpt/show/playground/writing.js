@@ -1,13 +1,15 @@
 // A text under way: its tokens, the model's state before each, and what the next one is drawn from.
 
 import { Decoder } from "./model.js";
-import { adjust, draw, Random } from "./sample.js";
+import { adjust, draw, max, Random } from "./sample.js";
 
 export class Writing {
   constructor({ model, tok }) {
     this.model = model;
     this.tok = tok;
     this.decoder = new Decoder(model);
+    this.tokens = []; // each with its id, and all but the first with the state it was drawn from, and its surprise
+    this.written = 0; // the index of the first token that is not of the prompt
     this.end = tok.special.get("<|end|>") ?? tok.special.get("<|endoftext|>");
   }
 
@@ -16,8 +18,8 @@ export class Writing {
     const start = this.tok.special.has("<|end|>") ? [this.end] : [];
     const ids = [...start, ...this.tok.encode(prompt)];
     if (!ids.length) throw new Error("The prompt is empty, and this tokenizer has no <|end|> to stand before a text.");
-    this.tokens = ids.map((id) => ({ id })); // and the state that each is drawn from, and its surprise
-    this.written = ids.length; // the index of the first token that is not of the prompt
+    this.tokens = ids.map((id) => ({ id }));
+    this.written = ids.length;
     this.random = new Random(seed);
     this.numbers = []; // of each place that is written
     yield* this.read();
@@ -25,9 +27,14 @@ export class Writing {
     for (let i = first + 1; i < ids.length; i++) this.know(this.tokens[i], steps[i - first - 1].state);
   }
 
+  // Read what has not been read yet.
   *read() {
     yield* this.decoder.read(this.tokens.map(({ id }) => id));
-    this.state = this.decoder.steps.at(-1).state;
+  }
+
+  // The model's state after the last token that it has read.
+  get state() {
+    return this.decoder.steps.at(-1)?.state;
   }
 
   // The logits of the next token; those asked for last are kept.
@@ -41,8 +48,9 @@ export class Writing {
   // Note the state before a token, and its surprise: minus the log of its probability, in nats.
   know(token, state) {
     const logits = this.logits(state);
-    const largest = logits.reduce((a, b) => Math.max(a, b));
-    const sum = logits.reduce((total, logit) => total + Math.exp(logit - largest), 0);
+    const largest = max(logits);
+    let sum = 0;
+    for (const logit of logits) sum += Math.exp(logit - largest);
     Object.assign(token, { from: state, surprise: Math.log(sum) + largest - logits[token.id] });
   }
 
