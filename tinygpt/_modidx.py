@@ -65,6 +65,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'tinygpt.checks.training': {},
             'tinygpt.cli.bench': {},
             'tinygpt.cli.evaluate': {},
+            'tinygpt.cli.play': {},
             'tinygpt.cli.plot': {},
             'tinygpt.cli.sample': {},
             'tinygpt.cli.settings': {},
