@@ -228,6 +228,15 @@ def test_the_toggle_turns_light_to_dark(visit):
     assert brightness(page) < 60
 
 
+def test_the_playground_writes(visit):
+    page = visit("playground.html")
+    page.locator(".row:visible").first.wait_for()
+    page.get_by_role("button", name="Write", exact=True).click()
+    page.locator(".token").nth(20).wait_for()
+    page.get_by_role("button", name="Stop", exact=True).click()
+    assert page.locator(".text").inner_text().startswith("<|end|>Once upon a time")
+
+
 def test_search_finds_a_word(visit):
     page = visit("search.html?q=zebrafinch")
     page.locator("#search-results li a").first.click()

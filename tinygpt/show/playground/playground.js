@@ -91,6 +91,8 @@ function rove(event) {
   next.focus();
 }
 
+const byName = (files) => Object.fromEntries([...files].map((file) => [file.name, file]));
+
 // The files that were dropped; those of a folder, if one was.
 async function droppedFiles(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.());
@@ -166,13 +168,13 @@ class Playground {
       this.typing = setTimeout(() => this.begin(), 250); // when the typing pauses
     });
     this.files.addEventListener("change", async () => {
-      await this.open(this.files.files);
+      await this.open(openRun(byName(this.files.files)));
       this.files.value = ""; // so that the same files can be opened again
     });
     this.root.addEventListener("dragover", (event) => event.preventDefault());
-    this.root.addEventListener("drop", async (event) => {
+    this.root.addEventListener("drop", (event) => {
       event.preventDefault();
-      this.open(await droppedFiles(event.dataTransfer));
+      this.open(droppedFiles(event.dataTransfer).then((files) => openRun(byName(files))));
     });
     for (const choice of [this.layer, this.head]) choice.addEventListener("change", () => this.shade());
     const at = (event) => event.target.dataset.at && Number(event.target.dataset.at);
@@ -189,8 +191,8 @@ class Playground {
 
   // The run
 
-  // Use a model: that of files by their names, or the one that `opening` promises.
-  async open(files, opening = openRun(Object.fromEntries([...files].map((file) => [file.name, file])))) {
+  // Use the model and the tokenizer that are promised; if there are none, those before stay.
+  async open(opening) {
     try {
       this.run = await opening;
     } catch (error) {
@@ -402,5 +404,5 @@ class Playground {
 }
 
 for (const root of document.querySelectorAll(".tg-playground")) {
-  new Playground(root).open([], fetchRun(root.dataset.run));
+  new Playground(root).open(fetchRun(root.dataset.run));
 }
