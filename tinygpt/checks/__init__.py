@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from tinygpt.checks.limits import Limit, TooLong
 from tinygpt.show.pictures import Picture
 
-MARKS = {"right": ("Right.", "#1f9e77"), "wrong": ("Not yet.", "#d9730d"), "blank": ("To be written.", "#7b818a")}
+MARKS = {"right": ("Right.", "#14785a"), "wrong": ("Not yet.", "#b3560a"), "blank": ("To be written.", "#5f656d")}
 
 
 class Verdict:
@@ -32,7 +32,8 @@ class Verdict:
         drawn = self.picture.html if self.picture else ""
         return (
             f'<div style="border-left:4px solid {color};padding:.4em .9em;margin:.3em 0">'
-            f'<strong style="color:{color}">{word}</strong> {html.escape(self.message)}{drawn}</div>'
+            f'<strong style="background:{color};color:#fff;border-radius:3px;padding:.1em .4em">{word}</strong> '
+            f"{html.escape(self.message)}{drawn}</div>"
         )
 
 

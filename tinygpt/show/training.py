@@ -93,7 +93,7 @@ def draw_losses(ax, logs: dict[str, Sequence[Record]]):
     ax.set_yticks([], minor=True)
 
 def draw_skills(ax, records: Sequence[Record]):
-    "A row for each skill, darker as its accuracy rises from chance to 100 %."
+    "A row for each skill, in stronger colour as its accuracy rises from chance to 100 %."
     evaluated = [record for record in records if record.skills]
     if len({frozenset(record.skills) for record in evaluated}) > 1:
         raise ValueError("the records of this run name different skills, so its log is damaged")
