@@ -6,13 +6,16 @@ ARGS =
 READY := .venv/ready-$(shell pwd | cksum | cut -d " " -f 1)
 BROKEN := $(shell .venv/bin/python -c "" 2>/dev/null || rm -f .venv/ready-*)
 
-.PHONY: help lab test docs clean
+.PHONY: help lab test docs chapters handout clean
 
 help:
 	@echo 'make lab     open the course in JupyterLab, in your own copy of the chapters (the folder learn)'
 	@echo 'make test    run every chapter and every test'
 	@echo 'make docs    build the site'
-	@echo 'make clean   remove .venv and all that make has made, but never your copy of the chapters (learn) or your runs'
+	@echo
+	@echo 'make chapters   after you edited a chapter in nbs: clean it, make the package from it, and build the site'
+	@echo 'make handout    write the chapters without their solutions to the folder handout'
+	@echo 'make clean      remove .venv and all that make has made, but never your copy of the chapters (learn) or your runs'
 	@echo
 	@echo 'Whichever you call first sets up everything in .venv, which takes some minutes. To choose the Python for it,'
 	@echo 'or to hand more words to JupyterLab, pytest or Sphinx:'
@@ -33,8 +36,15 @@ docs: $(READY)
 	@.venv/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)
 	@echo 'Open docs/_build/html/index.html in a browser.'
 
+chapters: $(READY)
+	@.venv/bin/python .venv/bin/nbdev_clean && .venv/bin/python .venv/bin/nbdev_export
+	@$(MAKE) --no-print-directory docs
+
+handout: $(READY)
+	@.venv/bin/python nbs/handout.py handout
+
 clean:
-	@rm -rf .venv build dist *.egg-info docs/_build docs/chapters docs/api .pytest_cache .hypothesis .jupyter_cache
+	@rm -rf .venv build dist handout *.egg-info docs/_build docs/chapters docs/api .pytest_cache .hypothesis .jupyter_cache
 	@find nbs tinygpt tests docs \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .jupyter_cache \) \
 		-prune -exec rm -rf {} +
 	@echo 'Removed .venv and all that make has made. The next make lab, test or docs sets up .venv again.'

@@ -315,9 +315,31 @@ def test_a_setup_that_breaks_off_is_mended_and_a_refused_one_changes_nothing(mak
     assert make("docs", python, PIP="works")[0] == 0 and len(calls()) == 1
 
 
+def test_chapters_are_cleaned_and_exported_and_the_site_is_built(make, calls, tmp_path):
+    python = "PYTHON=" + script(tmp_path / "bin" / "python", FAKE_PYTHON)
+    assert make("docs", python, PIP="works")[0] == 0 and calls()
+    for name in "nbdev_clean", "nbdev_export":
+        script(make.project / ".venv" / "bin" / name, "")
+    status, printed = make("chapters", python, PIP="works")
+    assert status == 0 and "docs/_build/html/index.html" in printed, printed
+    assert [line.split(" -W")[0] for line in calls()] == [".venv/bin/nbdev_clean", ".venv/bin/nbdev_export", "-m sphinx"]
+
+
+def test_a_handout_is_written_and_git_ignores_it(make, tmp_path):
+    python = "PYTHON=" + script(tmp_path / "bin" / "python", FAKE_PYTHON)
+    subprocess.run(["git", "init", "-q"], cwd=make.project, check=True)
+    status, printed = make("handout", python, PIP="works")
+    assert status == 0 and "handout: " in printed, printed
+    assert len(list(make.project.glob("handout/*.ipynb"))) == len(list(make.project.glob("nbs/*.ipynb")))
+    command = ["git", "status", "--porcelain", "handout"]
+    assert not subprocess.run(command, cwd=make.project, capture_output=True, check=True).stdout
+    assert make("clean")[0] == 0 and not (make.project / "handout").exists()
+
+
 def test_help_and_clean(make):
     status, printed = make()
-    assert status == 0 and all(f"make {word} " in printed for word in ("lab", "test", "docs", "clean"))
+    words = "lab", "test", "docs", "chapters", "handout", "clean"
+    assert status == 0 and all(f"make {word} " in printed for word in words)
     mine, made = make.project / "learn" / "__pycache__" / "mine.ipynb", make.project / "docs" / "_build" / "index.html"
     for path in mine, made:
         path.parent.mkdir(parents=True)
