@@ -3,18 +3,19 @@
 import ast
 import re
 from functools import cached_property
-from pathlib import Path
 
 import tinygpt
 from fastcore.docments import docments
 from notebooks import DOCS, write
+from source import PACKAGE, path_of
 
-PACKAGE = Path(tinygpt.__file__).parent
 API_PAGE = """\
 tinygpt.{module}
 ========{underline}
 
-{origin}.. automodule:: tinygpt.{module}
+{origin}`Its source <../source/{module}.html>`__
+
+.. automodule:: tinygpt.{module}
    :members:
    :undoc-members:
 """
@@ -56,7 +57,7 @@ def homes() -> dict[str, str]:
 
 def comment_above(module: str, name: str) -> str:
     """The `#:` comment that documents a constant."""
-    source = (PACKAGE.parent / f"{module.replace('.', '/')}.py").read_text("utf-8")
+    source = path_of(module.removeprefix("tinygpt.")).read_text("utf-8")
     found = re.search(rf"^#: (.+)\n{name}\b", source, re.M)
     return found[1] if found else ""
 

@@ -7,18 +7,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 project = "tinygpt"
 author = copyright = "the tinygpt authors"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "notebooks", "api"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "notebooks", "api", "source", "records", "explorer"]
 exclude_patterns = ["_build"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # the default fetches the widget manager from another host
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["dollarmath", "amsmath", "attrs_block", "deflist"]
 myst_heading_anchors = 3
 
 mathjax_path = "mathjax/tex-chtml-full.js"
-copybutton_selector = "div.cell_input div.highlight pre, div.highlight-console pre"
+copybutton_selector = ", ".join(
+    ["div.cell_input div.highlight pre", *(f"div.highlight-{kind} pre" for kind in ("console", "shell", "powershell"))]
+)
 copybutton_prompt_text = "$ "
 copybutton_line_continuation_character = "\\"
 

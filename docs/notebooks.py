@@ -13,6 +13,14 @@ from tinygpt.presets import TRAINED
 
 DOCS = Path(__file__).parent
 SOLUTION = "# Solution (click the ••• or this line to open it)"  # how JupyterLab shows the fold; the site has a label
+LISTS = "index", "teachers"  # the pages that list the chapters
+TIME = re.compile(r"\n*^\*(About \d+ minutes to read; .* \d+ seconds.*)\*$", re.M)
+WAY_IN = """
+
+{{.way-in}}
+{time}
+To run them, type `make lab` in the course's folder and open `{name}.ipynb`,
+or {{download}}`download the notebook <../../nbs/{name}.ipynb>`."""
 
 
 @dataclass
@@ -22,12 +30,29 @@ class Chapter:
     name: str  # 01_tokenizer
     title: str  # Tokenizer
     question: str  # How does text become numbers?
+    time: str  # About 50 minutes to read; the cells run in about 30 seconds.
     module: str  # tokenizer, or "" where the notebook exports nothing
     notebook: dict
 
     @property
     def number(self) -> int:
         return int(self.name[:2])
+
+    @property
+    def minutes(self) -> str:
+        return re.findall(r"\d+", self.time)[0]
+
+    @property
+    def seconds(self) -> str:
+        return re.findall(r"\d+", self.time)[1]
+
+    @property
+    def exercises(self) -> int:
+        return sum(cell.source.startswith("### Exercise") for cell in self.notebook.cells)
+
+    @property
+    def link(self) -> str:
+        return f"[{self.title}](chapters/{self.name}.ipynb)"
 
 
 def read_chapter(path: Path) -> Chapter:
@@ -36,8 +61,11 @@ def read_chapter(path: Path) -> Chapter:
     title = next((found for cell in notebook.cells if (found := re.match(r"# (.+)\n+> (.+)", cell.source))), None)
     if not title:
         raise ValueError(f"{path.name} needs a cell that begins with '# Title' and, below it, '> Its question?'")
+    time = next((found for cell in notebook.cells if (found := TIME.search(cell.source))), None)
+    if not time:
+        raise ValueError(f"{path.name} needs a line '*About 40 minutes to read; the cells run in about 30 seconds.*'")
     module = re.search(r"^#\|\s*default_exp (\w+)", "\n".join(cell.source for cell in notebook.cells), re.M)
-    return Chapter(path.stem, title[1], title[2], module[1] if module else "", notebook)
+    return Chapter(path.stem, title[1], title[2], time[1], module[1] if module else "", notebook)
 
 
 def split_directives(source: str) -> tuple[set[str], str]:
@@ -49,7 +77,9 @@ def split_directives(source: str) -> tuple[set[str], str]:
 def show_cell(cell: dict, chapter: Chapter) -> bool:
     """Change a cell into what the site shows of it; return False if the site leaves it out."""
     if cell.cell_type != "code":
-        cell.source = re.sub(rf"\A# (?={re.escape(chapter.title)}\n)", f"# {chapter.number}. ", cell.source)
+        cell.source = TIME.sub("", cell.source)  # the page has it below its title
+        if cell.source.startswith(f"# {chapter.title}\n"):
+            cell.source = f"# {chapter.number}. {cell.source[2:]}" + WAY_IN.format(**vars(chapter))
         return True
     names, cell.source = split_directives(cell.source)
     if names & {"hide", "default_exp"} or not (cell.source or cell.outputs):
@@ -98,11 +128,17 @@ def make_pages(app) -> None:
         stale.unlink()
 
 
-def fill_index(app, docname: str, source: list[str]) -> None:
-    """Put the chapter table where the index asks for it."""
+def chapter_rows(app, docname: str) -> list[str]:
+    """A row of a table for each chapter: on the first page its question, on the teachers' page what it asks for."""
     if docname == "index":
-        rows = [f"| {c.number} | [{c.title}](chapters/{c.name}.ipynb) | {c.question} |" for c in app.chapters]
-        source[0] = source[0].replace("<!-- chapters -->", "\n".join(rows))
+        return [f"| {c.number} | {c.link} | {c.question} | {c.minutes} |" for c in app.chapters]
+    return [f"| {c.number} | {c.link} | {c.minutes} | {c.seconds} | {c.exercises} |" for c in app.chapters]
+
+
+def fill_tables(app, docname: str, source: list[str]) -> None:
+    """Put the chapters where a page asks for them."""
+    if docname in LISTS:
+        source[0] = source[0].replace("<!-- chapters -->", "\n".join(chapter_rows(app, docname)))
 
 
 def finish_cells(app, document: nodes.document) -> None:
@@ -138,8 +174,8 @@ def copy_playground(app, error: Exception | None) -> None:
 
 def setup(app) -> None:
     app.connect("builder-inited", make_pages)
-    app.connect("source-read", fill_index)
-    app.connect("env-get-outdated", lambda *_: ["index"])  # the chapters it lists may have changed
+    app.connect("source-read", fill_tables)
+    app.connect("env-get-outdated", lambda *_: LISTS)  # the chapters it lists may have changed
     app.connect("doctree-read", finish_cells)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", copy_playground)

@@ -1,4 +1,4 @@
-"""Runs the commands of terminal.md and writes what they print below them. python docs/terminal.py"""
+"""Runs the commands of terminal.md and help.md and writes what they print below them. python docs/terminal.py"""
 
 import os
 import re
@@ -9,19 +9,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-PAGE = Path(__file__).with_name("terminal.md")
-PICTURE = PAGE.parent / "_static" / "plot.png"
+DOCS = Path(__file__).parent
+PAGES = [DOCS / "terminal.md", DOCS / "help.md"]
 BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.M | re.S)
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*\n)", re.M)  # a line that ends in a backslash goes on in the next one
 
 
 def prepare(folder: Path) -> dict[str, str]:
-    """An environment in which `tinygpt` is this project's command, in a folder without a GPU or old files."""
-    command = folder / "bin" / "tinygpt"
-    command.parent.mkdir(parents=True)
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tinygpt "$@"\n')
-    command.chmod(0o755)
-    ours = {"PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(PAGE.parents[1])}
+    """An environment in which `python` and `tinygpt` are this project's, in a folder without a GPU or old files."""
+    (folder / "bin").mkdir(parents=True)
+    for name, words in {"python": "", "tinygpt": "-m tinygpt"}.items():
+        command = folder / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+        command.chmod(0o755)
+    ours = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(DOCS.parent)}
     plain = {"COLUMNS": "80", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""}
     return os.environ | ours | plain
 
@@ -62,13 +63,15 @@ def tour(page: str, folder: Path) -> str:
         _, *parts = COMMAND.split(block[0])
         for command, recorded in zip(parts[::2], parts[1::2]):
             printed, status = run(command, status, recorded, folder / "home", env)
-            lines += [f"$ {command}", printed]
+            lines += [f"$ {command}", printed.replace(f"{folder / 'home'}/", "")]
         return "".join(lines)
 
     return BLOCK.sub(again, page)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        PAGE.write_text(tour(PAGE.read_text(encoding="utf-8"), Path(folder)), encoding="utf-8")
-        shutil.copy(Path(folder, "home", "plot.png"), PICTURE)
+    for page in PAGES:
+        with tempfile.TemporaryDirectory() as folder:
+            page.write_text(tour(page.read_text(encoding="utf-8"), Path(folder)), encoding="utf-8")
+            for picture in Path(folder, "home").glob("*.png"):
+                shutil.copy(picture, DOCS / "_static")
