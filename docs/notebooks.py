@@ -167,9 +167,9 @@ def copy_playground(app, error: Exception | None) -> None:
     """Copy the playground's scripts, and the run that its model comes from."""
     folder = Path(app.outdir, "playground")
     for path in (Path(tinygpt.__file__).parent / "show" / "playground").glob("*.[jc]s*"):
-        copy_asset(path, folder)
+        copy_asset(path, folder, force=True)  # an older build may have left another one
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        copy_asset(TRAINED / name, folder / "run")
+        copy_asset(TRAINED / name, folder / "run", force=True)
 
 
 def setup(app) -> None:

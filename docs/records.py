@@ -49,7 +49,7 @@ def writing_speed() -> str:
         if row["new_tokens"] == "200" and row["way"] in ("naive", "cached", "compiled"):
             found[row["way"]][row["dtype"]] = f"{float(row['tokens_per_second']):,.0f}"
     rows = [[way, speeds["float32"], speeds["bfloat16"]] for way, speeds in found.items()]
-    return table(["`pico` on two cores, 200 tokens", "float32", "bfloat16"], rows)
+    return table(["`pico` on two cores, tokens per second", "float32", "bfloat16"], rows)
 
 
 def sampling() -> str:

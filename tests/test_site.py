@@ -36,9 +36,12 @@ FAINT = """() => {
     const [r, g, b] = rgb.map(x => x / 255).map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
   };
+  const grounds = new Map([[null, [255, 255, 255]]]);
   const ground = element => {
-    const below = element.parentElement ? ground(element.parentElement) : [255, 255, 255];
-    return over(parts(getComputedStyle(element).backgroundColor), below);
+    if (!grounds.has(element)) {
+      grounds.set(element, over(parts(getComputedStyle(element).backgroundColor), ground(element.parentElement)));
+    }
+    return grounds.get(element);
   };
   const faint = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
@@ -207,6 +210,12 @@ def test_every_page_is_whole(site, visit):
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than {width}"
         page.emulate_media(color_scheme="light")
+
+
+def test_a_faint_text_would_be_found(visit):
+    page = visit("index.html")
+    page.evaluate("document.querySelector('article p').style.color = '#888'")
+    assert len(page.evaluate(FAINT)) == 1
 
 
 def test_every_link_leads_somewhere(site):
