@@ -46,7 +46,7 @@ def trace(model: GPT, ids: Tensor) -> Trace:
     weights, heads, mlps, stream = [], [], [], []
     keep_input = lambda kept: lambda module, inputs, output: kept.append(inputs[0])
     keep_output = lambda kept: lambda module, inputs, output: kept.append(output)
-    hooks = [(model.norm, keep_input(stream))]
+    hooks = [(model.norm, keep_input(stream))]  # called in the order of the forward pass, so this one last
     for block in model.blocks:
         hooks += [(block.attention_norm, keep_input(stream)), (block.attention.proj, keep_input(heads)),
                   (block.mlp_norm, keep_input(stream)), (block.mlp, keep_output(mlps))]
@@ -78,10 +78,11 @@ def attribute(model: GPT, trace: Trace, token: int, position: int = -1) -> dict[
         biases += sum(block.attention.proj.bias for block in model.blocks)
     of_norm = model.unembedding[token] @ norm.bias if c.norm == "layer" and c.bias else 0.0
     proj = torch.stack([block.attention.proj.weight for block in model.blocks]).unflatten(-1, (c.n_head, -1))
+    added = torch.einsum("lchd,lbhd->lhbc", proj, trace.heads[..., position, :])  # what each head adds: (L, H, B, C)
     return {
         "embedding": dot(embedding),  # (B,)
         "position": dot(trace.stream[0, :, position] - embedding),  # (B,); 0 with RoPE
-        "heads": torch.einsum("bc,lchd,lbhd->blh", direction, proj, trace.heads[..., position, :]),
+        "heads": dot(added).movedim(-1, 0),  # (B, L, H)
         "mlps": dot(trace.mlps[:, :, position]).T,  # (B, L)
         "bias": dot(biases) + of_norm,  # (B,)
     }
@@ -103,7 +104,7 @@ def patch_heads(
             for (at, head), patch in outputs.items():
                 if at == layer:
                     heads[:, positions, head] = patch.expand(*ids.shape, -1)[:, positions]
-            return proj.forward(heads.flatten(-2))  # instead of the output
+            return proj.forward(heads.flatten(-2))  # replaces the output; .forward does not call this hook again
         return hook
 
     hooks = [(block.attention.proj, replace(layer)) for layer, block in enumerate(model.blocks)]
@@ -142,7 +143,7 @@ def repeated_tokens(n: int, length: int = 32, vocab_size: int = 64, generator: t
     return pieces.gather(1, torch.arange(length) % distance)
 
 def copy_accuracy(model: Callable[[Tensor], Tensor], ids: Tensor) -> float:
-    "The fraction of the tokens that an earlier part of the text tells, and that the model predicts."
+    "Of the tokens that an earlier part of the text determines, the fraction that the model predicts."
     told = _after_earlier(ids).any(-1)[:, :-1]
     with torch.no_grad():
         predicted = model(ids)[:, :-1].argmax(-1)
