@@ -52,6 +52,7 @@ PUBLIC = {
     "show.attention": "attention_map by_word",
     "show.explorer": "explore",
     "show.diagram": "data_flow parameter_map",
+    "show.forming": "attention_over_training",
     "show.sampler": "SamplerPanel",
     "show.pictures": "Picture color_tokens slider table",
     "show.progress": "to_tensorboard to_wandb show_samples LivePlot",

@@ -180,6 +180,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'tinygpt.show.diagram': {},
             'tinygpt.show.distribution': {},
             'tinygpt.show.explorer': {},
+            'tinygpt.show.forming': {},
             'tinygpt.show.grammar': {},
             'tinygpt.show.pictures': {},
             'tinygpt.show.progress': {},
