@@ -377,7 +377,7 @@ def visit(browser, runs):
         page = open_page(browser, runs, wrong, color_scheme=scheme, viewport={"width": width, "height": 900})
         pages.append(page)
         page.goto(f"{HOST}/")
-        page.locator(".row:visible").first.wait_for()
+        opened(page)
         page.get_by_label("tokens a second").press("End")
         return page
 
@@ -389,6 +389,11 @@ def visit(browser, runs):
 
 def button(page, name):
     return page.get_by_role("button", name=name, exact=True)
+
+
+def opened(page):
+    """Wait until the model has read the prompt."""
+    page.locator("button:enabled", has_text="Continue").wait_for()
 
 
 def write(page):
@@ -424,6 +429,22 @@ def twin(n, seed=0):
 def set_slider(page, name, keys):
     for key in keys.split():
         page.get_by_label(name, exact=True).press(key)
+
+
+def test_while_the_model_is_on_its_way_the_page_says_so(browser, runs):
+    held, wrong = [], []
+    page = open_page(browser, runs, wrong)
+    page.route("**/model.safetensors", lambda route: held.append(route))
+    with page.expect_request("**/model.safetensors"):
+        page.goto(f"{HOST}/")
+    page.locator(".status", has_text="loading …").wait_for()
+    button(page, "Write").click()
+    assert text_of(page) == "" and not page.locator(".row:visible").count()
+    assert all(button(page, name).is_disabled() for name in ("Continue", "Stop"))
+    held[0].fallback()
+    opened(page)
+    assert text_of(page) == "Once upon a time" and page.get_by_role("status").inner_text() == "" and not wrong
+    page.close()
 
 
 def test_the_page_writes_what_generate_writes(visit):
@@ -704,7 +725,7 @@ def test_play_opens_in_a_real_browser_and_control_c_ends_it(browser, tmp_path):
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: request.url.startswith((address, "data:")) or wrong.append(request.url))
     page.goto(address)
-    page.locator(".row:visible").first.wait_for()
+    opened(page)
     write(page)
     assert page.locator(".token").count() > 50
     page.close()

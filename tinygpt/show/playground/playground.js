@@ -157,6 +157,7 @@ class Playground {
     this.slots = Array.from({ length: MOST_ROWS + 1 }, () => this.makeRow());
     this.rows.append(...this.slots.map((slot) => slot.root));
     this.rest.after(this.back);
+    this.go_on.disabled = this.halt.disabled = this.back.hidden = true;
     [this.selected, this.pointed, this.spans] = [null, null, []]; // indices of tokens, and their elements
     this.listen();
   }
@@ -193,10 +194,11 @@ class Playground {
 
   // Use the model and the tokenizer that are promised; if there are none, those before stay.
   async open(opening) {
+    this.status.textContent = "loading …";
     try {
       this.run = await opening;
     } catch (error) {
-      this.error.textContent = error.message;
+      [this.error.textContent, this.status.textContent] = [error.message, ""];
       return;
     }
     const { config: c, parts } = this.run.model;
@@ -224,6 +226,7 @@ class Playground {
 
   // Take steps of the writing, with pauses in which the page is drawn; returns whether they came to their end.
   async perform(making) {
+    if (!this.writing) return false; // no run is open yet
     const task = (this.task = {}); // a newer one, or Stop, ends this one
     this.error.textContent = "";
     try {
@@ -358,6 +361,7 @@ class Playground {
     const [before, after] = [element("i"), element("i", { className: "after" })];
     const [name, numbers] = ["name", "numbers"].map((className) => element("span", { className }));
     const root = button("", () => this.take(slot.id), "row");
+    root.hidden = true;
     root.append(name, element("span", { className: "bars" }, before, after), numbers);
     const slot = { root, before, after, name, numbers };
     return slot;
