@@ -29,7 +29,7 @@ lab: $(READY)
 		--ServerApp.root_dir="$${first%/*}" --LabApp.default_url="/lab/tree/$${first##*/}" $(ARGS)
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n logical --dist loadfile \
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n logical --dist loadfile --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg nbs tests $(ARGS)
 
 docs: $(READY)

@@ -89,11 +89,11 @@ def ways_to_read(seeds, start="Tale"):
     return sum(len(list(parse(grammar, text, start=start))) == 1 for text in texts), min(lengths), max(lengths)
 
 
-def test_a_hundred_thousand_tales_are_read_in_exactly_one_way():
-    parts = [range(start, start + 2500) for start in range(0, 100_000, 2500)]
+def test_twenty_five_thousand_tales_are_read_in_exactly_one_way():
+    parts = [range(start, start + 2500) for start in range(0, 25_000, 2500)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         once, shortest, longest = zip(*pool.map(ways_to_read, parts), strict=True)
-    assert sum(once) == 100_000
+    assert sum(once) == 25_000
     assert min(shortest) >= 40 and max(longest) <= 120
 
 

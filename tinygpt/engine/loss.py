@@ -48,6 +48,9 @@ def linear_cross_entropy(
         x, unembedding = x.float(), unembedding.float()
     if targets.shape != x.shape[:1]:
         raise ValueError(f"{len(x)} rows need a target each, not targets of shape {tuple(targets.shape)}")
+    counted = targets >= 0
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not counted.all():  # the shape is known at once
+        x, targets = x[counted], targets[counted]
     n_rows = max(1, n_logits // len(unembedding))
     with torch.autocast(x.device.type, enabled=False):
         return ChunkedLoss.apply(x, unembedding, targets, n_rows, torch.is_grad_enabled())
