@@ -191,7 +191,7 @@ def test_the_package_alone_does_not_load_the_parser():
 
 def test_the_configs_of_the_package():
     said = {name: read_settings(config_file(name)) for name in CONFIGS}
-    assert set(said) == {"tiny", "gpt2", "rope", "shakespeare", "pico", "pico-large"}
+    assert set(said) == {"tiny", "gpt2", "rope", "shakespeare", "pico", "pico-large", "finetune"}
     whole = {name: resolve(settings) for name, settings in said.items()}
 
     def differences(one, other):
@@ -459,6 +459,55 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path):
     code, out, err = call("train", "--resume", "--out", tmp_path)
     assert code == 0 and is_sentence(err) and "resumes from the checkpoint before it" in err
     assert [record.step for record in read_records(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+# Continuing from a model
+
+
+@pytest.fixture(scope="module")
+def gpt2_folder(tmp_path_factory):
+    """A model of GPT-2's shape as transformers writes it, whose vocabulary has more rows than its tokenizer."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("gpt2")
+    tok = BPETokenizer.train(TEXT, 280)
+    shape = dict(vocab_size=300, n_positions=32, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.1)
+    torch.manual_seed(0)
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)).save_pretrained(folder)
+    tok.save(folder)
+    return folder
+
+
+def test_training_continues_from_a_model_and_its_tokenizer(gpt2_folder, tmp_path):
+    words = ["train", "sums.txt", "--from", gpt2_folder, "--train.steps"]
+    assert call(*words, 1, "--train.lr", 0, "--out", tmp_path / "same")[0] == 0
+    (same, tok), (before, _) = load(tmp_path / "same"), load(gpt2_folder)
+    assert same.config == before.config and tok.vocab_size == 280
+    assert all(a.equal(b) for a, b in zip(same.parameters(), before.parameters(), strict=True))
+    code, out, err = call(*words, 8, "--train.save_every", 4, "--train.lr", 0.01, "--out", tmp_path / "run")
+    assert code == 0 and not err and "300" not in out and "280 tokens" in out
+    losses = [record.loss for record in read_records(tmp_path / "run")]
+    assert losses[-1] < losses[0] - 0.2
+    settings = yaml.safe_load((tmp_path / "run" / "command.yaml").read_text())
+    assert settings["from"] == str(gpt2_folder) and settings["model"]["n_layer"] == 2
+    trained = (tmp_path / "run" / "model.safetensors").read_bytes()
+    for file in (tmp_path / "run" / "state").glob("00000008.*"):
+        file.unlink()
+    shutil.move(gpt2_folder, tmp_path / "moved")  # to resume, the run needs nothing but itself
+    assert call("train", "--resume", "--out", tmp_path / "run")[0] == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == trained
+    shutil.move(tmp_path / "moved", gpt2_folder)
+
+
+def test_the_settings_of_a_model_to_continue_from_are_those_of_finetune_yaml_unless_given(gpt2_folder, tmp_path):
+    words = ["train", "sums.txt", "--from", gpt2_folder, "--print-config"]
+    shown = yaml.safe_load(call(*words, "--train.batch_size", 3)[1])
+    expected = read_settings(config_file("finetune"))["train"] | {"batch_size": 3}
+    assert {name: shown["train"][name] for name in expected} == expected
+    assert (shown["model"]["n_embd"], shown["vocab_size"]) == (16, 300)
+    assert yaml.safe_load(call(*words, *SMALL, *STEPS)[1])["train"]["save_every"] == 3
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(shown))
+    assert yaml.safe_load(call("train", "--config", tmp_path / "again.yaml", "--print-config")[1]) == shown
 
 
 # Writing
@@ -733,6 +782,11 @@ BAD = {  # words, exit code, what is said
     "vocabulary": ("train sums.txt --vocab_size 20 --out new", 1, "vocab_size=20"),
     "resume without a run": ("train --resume --out new", 1, "new has no command.yaml"),
     "a file for a folder": ("train sums.txt --out sums.txt", 1, "sums.txt"),
+    "from nothing": ("train sums.txt --from ./new4", 1, "new4"),
+    "from no tokenizer": ("train sums.txt --from bare", 1, "bare has no tokenizer"),
+    "from a model of another size": ("train sums.txt --from runs/sums --model.n_layer 2", 2, "the model comes from"),
+    "from a model with a tokenizer": ("train sums.txt --from runs/sums --tokenizer bpe", 2, "the tokenizer comes from"),
+    "from a window too short": ("train sums.txt --from runs/sums --train.block_size 99 --out new5", 1, "block_size"),
     "optimizer": ("train sums.txt --train.optimizer sgd --out new2 --train.steps 1", 1, "sgd"),
     "eval nothing": ("eval", 2, "RUN|run"),
     "eval no folder": ("eval new3", 2, "new3"),

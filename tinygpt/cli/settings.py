@@ -63,7 +63,7 @@ def add_arguments(parser: ArgumentParser, source: Callable, prefix: str = ""):
             how |= {"nargs": "?", "default": p.default}
         if p.default not in (p.empty, None, ()) and "action" not in how:
             comment += f" (default: {p.default})"
-        long = f"--{prefix}{name}" if is_config else f"--{name.replace('_', '-')}"  # a field as in YAML
+        long = f"--{prefix}{name.rstrip('_')}" if is_config else f"--{name.replace('_', '-')}"  # a field as in YAML
         names = [short, long] if short else [long]
         parser.add_argument(*(names if option else [name]), help=comment, **how)
 
@@ -118,6 +118,7 @@ class TextConfig:
     text: str = "tales"
     tokenizer: str = "auto"  # course, char, bpe (trained on the text), a folder; auto: course or, for own texts, bpe
     vocab_size: int = 1024  # tokens in the vocabulary of bpe
+    from_: str | None = None  # the model to continue from, with its tokenizer: a run, a folder, or a name on the hub
 
 def add_settings(parser: ArgumentParser):
     "Add an option for each setting of a run."
@@ -166,7 +167,8 @@ def text_setting(text: str) -> str:
 
 def resolve(*layers: dict) -> dict:
     "All settings: the defaults, changed by each layer in turn; raises UsageError where they are impossible."
-    run, model, train = asdict(TextConfig()), {"preset": "modern"}, {}
+    run = {name.rstrip("_"): value for name, value in asdict(TextConfig()).items()}
+    model, train = {"preset": "modern"}, {}
     for layer in layers:
         run |= layer
         model |= layer.get("model", {})
@@ -175,6 +177,8 @@ def resolve(*layers: dict) -> dict:
             train |= dict.fromkeys(LENGTHS)
         train |= changes
     run["text"] = text_setting(run["text"])
+    if run["from"] and os.path.exists(start := os.path.expanduser(run["from"])):
+        run["from"] = os.path.abspath(start)
     try:
         shape, plan = asdict(model_config(**model, vocab_size=run["vocab_size"])), asdict(TrainConfig(**train))
     except ValueError as error:

@@ -1,22 +1,27 @@
 """tinygpt train: train a model on a text, or resume a run."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 import torch
 import yaml
 import tinygpt as tg
 from tinygpt.cli.evaluate import eval_command
 from tinygpt.cli.sample import Writer, continue_lines
-from tinygpt.cli.settings import (Device, config_file, model_config, pick_device, read_settings, resolve,
+from tinygpt.cli.settings import (Device, UsageError, config_file, model_config, pick_device, read_settings, resolve,
                                   settings_of_run, write_command)
 from tinygpt.cli.tokenizer import make_tokenizer
 from tinygpt.io.checkpoints import load_tokenizer
 from tinygpt.io.runs import RunLock, check_new, has_checkpoint
 from tinygpt.show.progress import printable, show_samples, to_tensorboard, to_wandb
+from tinygpt.tokenizer import Tokenizer
 
 def run_settings(typed: dict, config: str | None, out: str | None, resume: bool) -> tuple[dict, Path]:
     "The settings of a run, and its folder; raises ValueError if the run in this folder has others."
-    base = read_settings(config_file(config or "tiny"))
+    base = read_settings(config_file(config or ("finetune" if "from" in typed else "tiny")))
+    start = typed.get("from", base.get("from"))
+    if start and (fixed := [name for name in ("model", "tokenizer", "vocab_size") if name in typed]):
+        raise UsageError(f"the {fixed[0]} comes from {start}: leave out the setting of another one")
     text = typed.get("text", base.get("text", "tales"))
     folder = Path(out or f"runs/{Path(text).name.split('.')[0]}").expanduser()
     if not resume:
@@ -27,6 +32,16 @@ def run_settings(typed: dict, config: str | None, out: str | None, resume: bool)
         raise ValueError(f"the run in {folder} was started with another {changed[0]}: resume it without that setting, "
                          "or name another folder with --out")
     return before, folder
+
+def load_start(settings: dict) -> tuple[tg.GPT, Tokenizer]:
+    "The model to continue from, and its tokenizer; the settings get its shape."
+    model, tok = tg.load(settings["from"])
+    if tok is None:
+        raise ValueError(f"{settings['from']} has no tokenizer, so the model cannot read a text")
+    shape = asdict(model.config)
+    settings["vocab_size"] = shape.pop("vocab_size")
+    settings["model"] |= shape
+    return model, tok
 
 def train(
     text: str | None = None,  # a file, a folder, or one of tales (the default), chats, shakespeare, tinystories
@@ -44,6 +59,7 @@ def train(
 ) -> int | None:
     "Train a model on a text, and keep it in a folder."
     settings, folder = run_settings(settings | ({} if text is None else {"text": text}), config, out, resume)
+    model, tok = load_start(settings) if settings["from"] and not (resume and has_checkpoint(folder)) else (None, None)
     if print_config:
         return print(yaml.safe_dump(settings, sort_keys=False), end="")
     (device, why), corpus = pick_device(device), tg.corpus(settings["text"])
@@ -52,16 +68,16 @@ def train(
             check_new(folder)
         elif not resume:
             raise ValueError(f"{folder} already has a run: resume it with --resume, or name another folder with --out")
-        tok = load_tokenizer(folder) if resume else None
+        tok = tok or (load_tokenizer(folder) if resume else None)
         tok = tok or make_tokenizer(settings["tokenizer"], settings["vocab_size"], corpus)
-        shape = model_config(**settings["model"], vocab_size=tok.vocab_size)
         plan = tg.TrainConfig(**settings["train"])
         if not resume:
             write_command(folder, settings)
         torch.manual_seed(plan.seed)
-        model = tg.GPT(shape)
+        vocab_size = settings["vocab_size"] if settings["from"] else tok.vocab_size
+        model = model or tg.GPT(model_config(**settings["model"], vocab_size=vocab_size))
         model.to(device)
-        print(f"{printable(folder)}: {tg.count_parameters(shape):,} parameters, {tok.vocab_size:,} tokens, "
+        print(f"{printable(folder)}: {tg.count_parameters(model.config):,} parameters, {tok.vocab_size:,} tokens, "
               f"on {device} ({why})")
         has_end = "<|end|>" in getattr(tok, "special_tokens", {})
         prompt = "" if corpus.train.whole_documents and has_end else next(iter(corpus.val))[:20]
