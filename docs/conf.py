@@ -25,6 +25,7 @@ copybutton_prompt_text = "$ "
 copybutton_line_continuation_character = "\\"
 
 add_module_names = False
+autodoc_inherit_docstrings = False  # what PyTorch says of forward does not hold here
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
