@@ -77,7 +77,8 @@ class Run:
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.best = None  # the lowest validation loss so far
         steps_per_epoch = windows.n / (windows.batch_size * windows.world_size)
-        self.steps = config.steps or max(1, round((config.epochs or 1) * steps_per_epoch))  # by minutes, the clock decides
+        # by minutes, the clock decides
+        self.steps = config.steps or max(1, round((config.epochs or 1) * steps_per_epoch))
 
 class Diverged(ArithmeticError):
     "The loss or the gradient is NaN or infinite."
