@@ -297,7 +297,7 @@ def rotation_of(name: str, w: float, h: float) -> float | None:
 def draw_area(sheet: Sheet, x: float, y: float, w: float, h: float, name: str, share=0.0, named=True, **style):
     "A part as an area, with its name; of a large one the share, too."
     color, turn = color_of(name), rotation_of(name, w, h)
-    sheet.ax.add_patch(Rectangle((x, y), w, h, **{"facecolor": f"{color}59", "edgecolor": color, "lw": 0.7} | style))
+    sheet.ax.add_patch(Rectangle((x, y), w, h, **{"facecolor": f"{color}2b", "edgecolor": color, "lw": 0.7} | style))
     if named and turn is not None:
         words = f"{short(name)}\n{share:.0%}" if turn == 0 and h > 0.5 and share > 0.1 else short(name)
         sheet.write(x + w / 2, y + h / 2, words, 8, f"{name}:name", color=color, weight="bold", rotation=turn)

@@ -31,7 +31,7 @@ def grammar_tree(rules: Mapping[str, Sequence[str]], chosen: Sequence[str] = (),
             waiting.extend((inner, end, at) for inner in regex.findall("{(.*?)}", line))
             lowest = min(lowest, at)
         told.append(f"{name}: {', '.join(lines)}, each {chance}")
-        return x + 1.1 + LETTER * max(len(name) - 5, *map(len, lines)) + 0.3
+        return x + 1.1 + LETTER * max(len(name) - 5, *map(len, lines)) + 0.5
 
     ax.text(0, 0, f"{start}:", weight="bold", va="center", color=TINTS[0])
     x = LETTER * len(start) + 0.5
