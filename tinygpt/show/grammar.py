@@ -44,8 +44,8 @@ def grammar_tree(rules: Mapping[str, Sequence[str]], chosen: Sequence[str] = (),
     right = x
     while waiting:
         name, end, at = waiting.pop(0)
-        ax.annotate("", (end + 0.75, at), (end + 0.3, at), arrowprops={"arrowstyle": "->", "color": "#7b818a"})
-        right = max(right, column(name, end + 0.85, at))
+        ax.annotate("", (end + 1.0, at), (end + 0.5, at), arrowprops={"arrowstyle": "->", "color": "#7b818a"})
+        right = max(right, column(name, end + 1.1, at))
     ax.set(xlim=(-0.1, right), ylim=(lowest - 0.5, 0.5))
     ax.axis("off")
     show(fig, f"The grammar as a tree. {'. '.join(told)}. In red: {', '.join(chosen)}")
