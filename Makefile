@@ -6,13 +6,14 @@ ARGS =
 READY := .venv/ready-$(shell pwd | cksum | cut -d " " -f 1)
 BROKEN := $(shell .venv/bin/python -c "" 2>/dev/null || rm -f .venv/ready-*)
 
-.PHONY: help lab test docs chapters handout clean
+.PHONY: help lab test walk docs chapters handout clean
 
 help:
 	@echo 'make lab     open the course in JupyterLab, in your own copy of the chapters (the folder learn)'
 	@echo 'make test    run every chapter and every test'
 	@echo 'make docs    build the site'
 	@echo
+	@echo 'make walk       run every chapter in JupyterLab, as a learner would'
 	@echo 'make chapters   after you edited a chapter in nbs: clean it, make the package from it, and build the site'
 	@echo 'make handout    write the chapters without their solutions to the folder handout'
 	@echo 'make clean      remove .venv and all that make has made, but never your copy of the chapters (learn) or your runs'
@@ -31,6 +32,9 @@ lab: $(READY)
 test: $(READY)
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n logical --dist loadfile --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg nbs tests $(ARGS)
+
+walk: $(READY)
+	@.venv/bin/python -m pytest -q tests/walk.py $(ARGS)
 
 docs: $(READY)
 	@.venv/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)

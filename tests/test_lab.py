@@ -338,7 +338,7 @@ def test_a_handout_is_written_and_git_ignores_it(make, tmp_path):
 
 def test_help_and_clean(make):
     status, printed = make()
-    words = "lab", "test", "docs", "chapters", "handout", "clean"
+    words = "lab", "test", "walk", "docs", "chapters", "handout", "clean"
     assert status == 0 and all(f"make {word} " in printed for word in words)
     mine, made = make.project / "learn" / "__pycache__" / "mine.ipynb", make.project / "docs" / "_build" / "index.html"
     for path in mine, made:
