@@ -77,7 +77,7 @@ class Run:
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.best = None  # the lowest validation loss so far
         steps_per_epoch = windows.n / (windows.batch_size * windows.world_size)
-        # by minutes, the clock decides
+        # in a run by minutes, the clock changes this
         self.steps = config.steps or max(1, round((config.epochs or 1) * steps_per_epoch))
 
 class Diverged(ArithmeticError):
