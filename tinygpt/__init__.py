@@ -4,6 +4,7 @@ import tinygpt.engine.interrupts  # first: PyTorch takes seconds, in which a com
 from tinygpt.attention import Attention
 from tinygpt.baseline import bits_per_byte, cross_entropy, evaluate, perplexity
 from tinygpt.block import MLP, Block, SwiGLU
+from tinygpt.chat import chat_accuracy, encode_chat, reply
 from tinygpt.data import Windows, validation_batches
 from tinygpt.engine.splitting import GPT2_SPLIT, GPT4_SPLIT
 from tinygpt.gpt import GPT, GPTConfig, count_flops, count_parameters
@@ -51,6 +52,8 @@ __all__ = [
     "save", "load",
     # Writing
     "generate", "stream", "SamplerPanel",
+    # Chat
+    "reply", "encode_chat", "chat_accuracy",
     # Evaluation
     "evaluate", "cross_entropy", "perplexity", "bits_per_byte", "logprob", "next_token", "skill_accuracy", "spans",
     "answers",

@@ -94,8 +94,8 @@ class LossScaler:
 
 # %% ../nbs/11_gpu.ipynb #forward-backward
 def forward_backward(
-    loss_function: Callable[..., Tensor],  # of inputs, targets and mask, such as model.loss
-    batch: tuple[Tensor, Tensor, Tensor],
+    loss_function: Callable[..., Tensor],  # of the parts of a batch, such as model.loss
+    batch: tuple[Tensor, ...],  # inputs, targets, mask, and for packed rows positions and attention mask
     dtype: str = "float32",
     accumulation: int = 1,  # micro-batches; the gradient is that of the whole batch
     scaler: LossScaler | None = None,
@@ -103,9 +103,9 @@ def forward_backward(
     "Forward and backward pass of a batch, in micro-batches; returns the loss, and adds to the gradients."
     n_targets = batch[2].sum().clamp(min=1)
     total = torch.zeros((), device=n_targets.device)
-    for ids, targets, mask in zip(*(part.chunk(accumulation) for part in batch)):
-        with precision(ids.device, dtype):
-            loss = loss_function(ids, targets, mask) * (mask.sum() / n_targets)
+    for micro_batch in zip(*(part.chunk(accumulation) for part in batch)):
+        with precision(n_targets.device, dtype):
+            loss = loss_function(*micro_batch) * (micro_batch[2].sum() / n_targets)
             (loss * scaler.scale if scaler else loss).backward()
         total += loss.detach()
     return total
@@ -129,7 +129,7 @@ def prefetch(
     first: int,  # the number of the first batch
     device: torch.device,
     few_widths: bool = False,  # pad to one of eight widths at most, for compiled code
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, ...]]:
     "Batches on the device, in order and without end; a thread makes the next one during the step."
     multiple = max(64, math.ceil(windows.block_size / 8)) if few_widths else 1
 

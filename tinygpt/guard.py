@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CHAT_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
 GPT_SIZES = ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "head_dim")
 
 def whole_number(name: str, value: int, least: int, most: int = 2**32 - 1) -> int:
@@ -298,6 +299,31 @@ def writing(model, tok, prompt: str | Sequence[str], max_new_tokens: int, stop: 
     if not isinstance(stops, list | tuple) or not all(isinstance(text, str) and text for text in stops):
         raise ValueError(f"stop={stop!r:.60} should be a text or a list of texts, none of them empty")
     return list(prompts)
+
+def messages(tok, given: Sequence[Mapping[str, str]]):
+    "Raise ValueError unless these are messages, and the tokenizer has the special tokens of a conversation."
+    missing = [name for name in CHAT_TOKENS if name not in getattr(tok, "special_tokens", {})]
+    if missing:
+        raise ValueError(f"the tokenizer has no {' and no '.join(missing)}, so its model has learned no conversations: "
+                         "give one that was trained on chats")
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+        raise ValueError(f"messages={given!r:.60} should be a list of messages, such as "
+                         '[{"role": "user", "content": "Who are you?"}]')
+    for message in given:
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+            raise ValueError(f'the message {message!r:.60} should be a dict with "role" and "content", both texts')
+        choice("role", message.get("role"), ("user", "assistant"))
+
+def answering(model, tok, given: Sequence[Mapping[str, str]], max_new_tokens: int, stop: str | Sequence[str],
+              seed: int | None, dtype: str | None):
+    "Raise ValueError unless this model can answer the last of these messages."
+    writing(model, tok, " ", max_new_tokens, stop, seed, dtype)
+    messages(tok, given)
+    if not given or given[-1]["role"] != "user":
+        raise ValueError("the last message is not the user's, so there is nothing to answer")
+    n, most = len(tok.encode(given[-1]["content"])), model.config.block_size - 3  # two roles, a token of the answer
+    if n > most:
+        raise ValueError(f"the message has {n} tokens, and this model can read {most}: shorten it")
 
 def exploring(model, tok, text: str):
     "Raise ValueError unless this is a GPT that can read this text with this tokenizer."

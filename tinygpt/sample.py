@@ -99,8 +99,9 @@ class Sampler:
         return logits
 
 # %% ../nbs/13_sample.ipynb #new-text
-def new_text(model: GPT, tok, prompts: list[str], max_new_tokens: int, sampler: Sampler, stop: str | Sequence[str],
-             seed: int | None, dtype: str | None, compile: bool = False) -> Iterator[list[str]]:
+def new_text(model: GPT, tok, prompts: Sequence[str | Sequence[int]],  # ids are a conversation: chapter "Chat"
+             max_new_tokens: int, sampler: Sampler, stop: str | Sequence[str], seed: int | None, dtype: str | None,
+             compile: bool = False) -> Iterator[list[str]]:
     "Yield the new text of each row in pieces, one for each token (it may be empty) and one at the end."
     texts, rngs = begin_texts(tok, prompts, stop), row_generators(prompts, seed)
     rows = [text.ids for text in texts]  # `text.add` extends them

@@ -37,7 +37,7 @@ def chat(seed: int) -> str:
 def train_tokenizer() -> BPETokenizer:
     "Train the course's tokenizer on tales and conversations."
     texts = [tale(seed) for seed in range(3000)] + [chat(seed) for seed in range(1500)]
-    parts = (part for text in texts for part in regex.split(r"<\|\w+\|>", text) if part)
+    parts = (part for text in texts for part in regex.split(r" *<\|\w+\|> *", text) if part)
     return BPETokenizer.train(parts, 2048, ["<|end|>", "<|user|>", "<|assistant|>"])
 
 @cache

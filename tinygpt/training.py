@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from . import guard
+from .chat import ChatWindows, chat_accuracy, takes_turns
 from .data import Windows, validation_batches
 from .engine.clock import Clock
 from .engine.memory import explain_out_of_memory
@@ -126,20 +128,23 @@ def validate(model: GPT, batches: Sequence, most: int = 10) -> float:
     nats, n_tokens = 0.0, 0
     with eval_mode(model):  # no dropout, no gradients
         for i in sorted({round(place) for place in np.linspace(0, len(batches) - 1, most)}):
-            ids, targets, mask = (part.to(device) for part in batches[i])
-            nats += model.loss(ids, targets, mask).item() * int(mask.sum())
-            n_tokens += int(mask.sum())
+            batch = [part.to(device) for part in batches[i]]
+            n_targets = int(batch[2].sum())
+            nats += model.loss(*batch).item() * n_targets
+            n_tokens += n_targets
     return nats / max(1, n_tokens)
 
 # %% ../nbs/10_training.ipynb #evaluate-run
 def evaluate_run(model: GPT, tok, corpus: Corpus, batches: Sequence, thorough: bool = False) -> dict:
-    "Validation loss and, for tales, the accuracy of each skill and the fraction of its own tales that are valid."
+    "Validation loss, the accuracy of skills or answers, and the fraction of its own tales that are valid."
     n_tales, most = (100, 200) if thorough else (20, 10)  # tales to read, and to write; batches of the validation split
     evaluation = {"val_loss": validate(model, batches, most)}
     if corpus.heldout is not None:
         evaluation["skills"] = skill_accuracy(model, tok, corpus, n_tales)
         if "<|end|>" in getattr(tok, "special_tokens", {}):  # without it a tale has no end
             evaluation["valid_fraction"] = valid_fraction(sample_tales(model, tok, n_tales))
+    elif isinstance(batches, ChatWindows):  # how often its answers are right, by kind of question
+        evaluation["skills"] = chat_accuracy(model, tok, islice(corpus.val, 3 * n_tales)) or None
     return evaluation
 
 # %% ../nbs/10_training.ipynb #train-function
@@ -157,8 +162,13 @@ def train(
     guard.training(model, tok, corpus, config)
     size = config.block_size or model.config.block_size
     train_tokens, val_tokens = encode_corpus(corpus.train, tok), encode_corpus(corpus.val, tok)
-    run = Run(model, Windows(train_tokens, size, config.batch_size, config.seed), config)
-    evaluate = partial(evaluate_run, model, tok, corpus, validation_batches(val_tokens, size, config.batch_size))
+    windows = Windows(train_tokens, size, config.batch_size, config.seed)
+    val_batches = validation_batches(val_tokens, size, config.batch_size)
+    if takes_turns(corpus, tok):  # conversations, with the loss on the answers: chapter "Chat"
+        windows = ChatWindows(train_tokens, tok, size, config.batch_size, config.seed)
+        val_batches = ChatWindows(val_tokens, tok, size, config.batch_size)
+    run = Run(model, windows, config)
+    evaluate = partial(evaluate_run, model, tok, corpus, val_batches)
     with (open_run(run, (train_tokens, val_tokens), tok, out, resume) as folder, catch_interrupt() as interrupted,
           explain_out_of_memory(run), paused_gc()):
         records = folder.records if folder else []

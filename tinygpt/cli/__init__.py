@@ -7,16 +7,16 @@ import sys
 import warnings
 from contextlib import suppress
 import tinygpt
-from tinygpt.cli import bench, evaluate, play, plot, sample, tokenizer, train
+from tinygpt.cli import bench, chat, evaluate, play, plot, sample, tokenizer, train
 from tinygpt.cli.settings import UsageError, add_arguments, add_settings, new_parser, parse, suggest
 from tinygpt.engine.interrupts import raise_interrupt, say_stopped
 from tinygpt.show.progress import one_line
 
 TOKENIZER = {"train": tokenizer.train, "encode": tokenizer.encode, "decode": tokenizer.decode}
-COMMANDS = {"train": train.train, "sample": sample.sample, "eval": evaluate.evaluate, "tokenizer": TOKENIZER,
+COMMANDS = {"train": train.train, "sample": sample.sample, "chat": chat.chat, "eval": evaluate.evaluate, "tokenizer": TOKENIZER,
             "bench": bench.bench, "plot": plot.plot, "play": play.play}
 NO_MEMORY = re.compile("allocate memory|out of memory|Storage size calculation overflow")  # PyTorch's messages
-ABOUT = {"tinygpt": "Train a GPT, write with it, and evaluate it.", "tokenizer": "Train a tokenizer, or use one."}
+ABOUT = {"tinygpt": "Train a GPT, write and talk with it, and evaluate it.", "tokenizer": "Train a tokenizer, or use one."}
 
 def help_of(path: str, group: dict) -> str:
     "The help text of a group of commands, with a line for each."

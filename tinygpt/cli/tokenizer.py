@@ -16,7 +16,7 @@ def make_tokenizer(kind: str, vocab_size: int = 1024, text: tg.Corpus | None = N
     if text is None and kind in ("auto", "char", "bpe"):
         raise UsageError(f"--tokenizer {kind} is not trained yet: give a folder, or course")
     if kind == "auto":
-        kind = "course" if text.known_source else "bpe"
+        kind = "course" if text.known_source or "<|assistant|>" in text.train.special_tokens else "bpe"
     if kind == "course":
         return tg.the_tokenizer()
     if kind == "char":

@@ -44,7 +44,7 @@ def load_start(settings: dict) -> tuple[tg.GPT, Tokenizer]:
     return model, tok
 
 def train(
-    text: str | None = None,  # a file, a folder, or one of tales (the default), chats, shakespeare, tinystories
+    text: str | None = None,  # a file, a folder, or one of tales (the default), chats, drills, shakespeare, tinystories
     *,
     config: str | None = None,  # settings by name, or a YAML file (default: tiny)
     out: str | None = None,  # the folder of the run (default: runs/ and the name of the text)

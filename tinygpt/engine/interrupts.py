@@ -27,10 +27,14 @@ def end(*_):
     finally:
         os._exit(130)
 
-def interrupt(*_):
-    "Raise KeyboardInterrupt; the next signal ends the process at once."
+def interrupt(number: int, _):
+    "Raise KeyboardInterrupt with the signal's number; the next signal ends the process at once."
     take_signals(end)
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
+
+def raise_interrupts():
+    "Let the next signal raise KeyboardInterrupt again."
+    take_signals(interrupt)
 
 @contextmanager
 def raise_interrupt() -> Iterator[None]:

@@ -7,10 +7,10 @@ import torch
 CONTEXT = 9  # tokens that are decoded again for each new one: three U+FFFD of up to three bytes each
 
 class Pieces:
-    "A text that grows token by token, from a prompt up to the end token or a stop string."
+    "A text that grows token by token, from a prompt up to a token that ends it or a stop string."
 
-    def __init__(self, tok, ids: Sequence[int], end: int | None = None, stops: Iterable[str] = ()):
-        self.tok, self.ids, self.end, self.stops = tok, list(ids), end, list(stops)
+    def __init__(self, tok, ids: Sequence[int], ends: Iterable[int] = (), stops: Iterable[str] = ()):
+        self.tok, self.ids, self.ends, self.stops = tok, list(ids), set(ends), list(stops)
         self.shown = len(self.decode_last())  # characters of the last tokens that have been released
         self.held = ""  # what may become a stop string
         self.done = False
@@ -23,7 +23,7 @@ class Pieces:
         "Add a token; returns the text that has become certain."
         if self.done:
             return ""
-        if id == self.end:
+        if id in self.ends:
             return self.finish()
         self.ids.append(id)
         text = self.decode_last(CONTEXT + 1)
@@ -53,15 +53,19 @@ class Pieces:
         self.held = text[len(text) - n :]
         return text[: len(text) - n]
 
-def begin_texts(tok, prompts: Sequence[str], stop: str | Sequence[str]) -> list[Pieces]:
-    "A text for each prompt; if the tokenizer has <|end|>, the model reads it first, as in training."
+def begin_texts(tok, prompts: Sequence[str | Sequence[int]], stop: str | Sequence[str]) -> list[Pieces]:
+    """A text for each prompt. A prompt of ids is a conversation, where any special token ends the answer.
+
+    A prompt of words begins a document: if the tokenizer has <|end|>, the model reads it first, as in training.
+    """
     special_tokens = getattr(tok, "special_tokens", {})
     start = [special_tokens["<|end|>"]] if "<|end|>" in special_tokens else []
     end = special_tokens.get("<|end|>", special_tokens.get("<|endoftext|>"))
     stops = [stop] if isinstance(stop, str) else stop
-    return [Pieces(tok, start + list(tok.encode(prompt)), end, stops) for prompt in prompts]
+    return [Pieces(tok, start + list(tok.encode(prompt)), [end], stops) if isinstance(prompt, str) else
+            Pieces(tok, prompt, special_tokens.values(), stops) for prompt in prompts]
 
-def row_generators(prompts: Sequence[str], seed: int | None) -> list[torch.Generator]:
+def row_generators(prompts: Sequence[str | Sequence[int]], seed: int | None) -> list[torch.Generator]:
     "A random generator for each prompt, whatever its neighbours: from the seed, and for the k-th equal one seed + k."
     seed = secrets.randbits(32) if seed is None else seed
     seeds = [seed + prompts[:i].count(prompt) for i, prompt in enumerate(prompts)]

@@ -7,15 +7,17 @@ from pathlib import Path
 from tinygpt import tales
 from tinygpt.io import downloads
 from tinygpt.io.text import read_text, text_files, text_size
+from tinygpt.world.drills import drill
+from tinygpt.world.grammar import the_grammar
 from tinygpt.world.skills import spans
 
 __all__ = ["Documents", "Corpus", "corpus"]
 
-CORPORA = ("tales", "chats", "shakespeare", "tinystories")
+CORPORA = ("tales", "chats", "drills", "shakespeare", "tinystories")
 SPECIAL_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
 UNSEEN = 10**9  # seeds from here on are for validation
 TALES = {"train": range(4000), "val": range(UNSEEN, UNSEEN + 500), "heldout": range(300)}
-CHATS = {"train": range(2000), "val": range(UNSEEN, UNSEEN + 200)}
+CHATS = {"train": range(20_000), "val": range(UNSEEN, UNSEEN + 500)}
 
 @dataclass(eq=False, repr=False)
 class Documents:
@@ -69,6 +71,13 @@ def strange_tale(number: int) -> str:
     "A tale with a colour and a thing that never occur together in `train`."
     return next(tale for seed in count(1000 * number) if (tale := tales.tale(seed, heldout=True)) != tales.tale(seed))
 
+def chat_or_drill(number: int) -> str:
+    "A conversation or, for one number in four, a drill; in place of most conversations that ask for a tale, a drill."
+    text = tales.chat(number)
+    wishes = tuple(f"<|user|> {steps[0].name}<" for _, steps in the_grammar().rules["Wish"])
+    rare = text.startswith(wishes) and number % 8 != 1  # a tale is long, and told already
+    return drill(number) if rare or number % 4 == 0 else text
+
 def running_text(parts: list[tuple[Path, int, int]]) -> Documents:
     "Files, or ranges of bytes of files, as running text; each is a document."
     parts = [(path, start, stop) for path, start, stop in parts if start < stop]
@@ -104,15 +113,19 @@ def split_stories(parts: Iterable[str], between: str = "<|endoftext|>") -> Itera
     yield from filter(None, [rest.strip()])
 
 def corpus(name_or_path: str | Path) -> Corpus:
-    "A corpus by name (tales, chats, shakespeare, tinystories), or from your own file, folder or .gz."
+    "A corpus by name (tales, chats, drills, shakespeare, tinystories), or from your own file, folder or .gz."
     match name_or_path:
         case "tales":  # from the grammar, each made when it is read
             write = {"train": tales.tale, "val": tales.tale, "heldout": strange_tale}
             splits = {name: Seeded(write[name], seeds) for name, seeds in TALES.items()}
             return Corpus("tales", **splits, known_source=True)
         case "chats":  # conversations about tales; special tokens in them say who speaks
-            splits = {name: Seeded(tales.chat, seeds, SPECIAL_TOKENS) for name, seeds in CHATS.items()}
+            write = {"train": chat_or_drill, "val": tales.chat}
+            splits = {name: Seeded(write[name], seeds, SPECIAL_TOKENS) for name, seeds in CHATS.items()}
             return Corpus("chats", **splits, known_source=True)
+        case "drills":  # conversations in which words are repeated
+            splits = {name: Seeded(drill, seeds, SPECIAL_TOKENS) for name, seeds in CHATS.items()}
+            return Corpus("drills", **splits)
         case "shakespeare":
             return own_corpus("shakespeare", [downloads.shakespeare()])
         case "tinystories":  # two million stories in simple words (2 GB)

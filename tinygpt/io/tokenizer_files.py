@@ -20,6 +20,12 @@ BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
 # The parts of a tokenizer.json, in the order in which they are written.
 PARTS = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
          "pre_tokenizer": None, "post_processor": None, "decoder": None, "model": None}
+# What transformers' apply_chat_template makes of messages: the ids of tinygpt.chat.encode_chat.
+CHAT_TEMPLATE = ("{% for message in messages %}"
+                 "{{ '<|' + message['role'] + '|> ' + message['content'] | trim }}"
+                 "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}"
+                 "{% endfor %}"
+                 "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
 MOST_IDS = 0x110000  # a BPETokenizer has a character for each
 MOST_ADDED = 10_000  # added tokens: looking for more of them in a text takes too long
 
@@ -39,8 +45,10 @@ def from_json(cls: type, spec: dict):
     return tok
 
 def config_json(content: dict) -> dict:
-    "The content of tokenizer_config.json: the class that transformers should use, and a checksum."
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
+    "The content of tokenizer_config.json: the class that transformers should use, the chat template, and a checksum."
+    names = {token["content"] for token in content.get("added_tokens", ())}
+    template = {"chat_template": CHAT_TEMPLATE} if {"<|user|>", "<|assistant|>", "<|end|>"} <= names else {}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **template,
             "crc32": checksum(content)}
 
 def save(tok, folder: str | Path):
@@ -56,7 +64,7 @@ def kept_checksum(folder: str | Path) -> str | None:
     "The checksum in the tokenizer_config.json of a folder; None if `save` did not write that file as it is."
     with suppress(OSError, ValueError):
         config = read_json(Path(folder) / "tokenizer_config.json")
-        return config["crc32"] if config.keys() == config_json({}).keys() else None
+        return config["crc32"] if config.keys() - {"chat_template"} == config_json({}).keys() else None
 
 def load(cls: type, folder: str | Path, *others: type):
     "Load the tokenizer.json of a folder, with this class, or with one of the others if that has its model type."

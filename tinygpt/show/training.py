@@ -98,7 +98,8 @@ def draw_skills(ax, records: Sequence[Record]):
     if len({frozenset(record.skills) for record in evaluated}) > 1:
         raise ValueError("the records of this run name different skills, so its log is damaged")
     rows = {name: [record.skills[name] for record in evaluated] for name in evaluated[-1].skills}
-    rows["valid tales"] = [record.valid_fraction or 0.0 for record in evaluated]
+    if any(record.valid_fraction is not None for record in evaluated):
+        rows["valid tales"] = [record.valid_fraction or 0.0 for record in evaluated]
     edges = [0, *(record.step for record in evaluated)]
     for row, (name, fractions) in enumerate(rows.items()):
         chance, color = CHANCE.get(name, 0), "C1" if name == "valid tales" else "C2"

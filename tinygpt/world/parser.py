@@ -67,7 +67,7 @@ def choices(text: str, heldout: bool = False) -> tuple[Choice, ...] | None:
 
 def answers(text: str) -> list[tuple[int, int, str]]:
     "The answers in a chat that can be right or wrong: start, end, and the kind of question."
-    found, before, after = [], "<|assistant|>", "<|end|>"
+    found, before, after = [], "<|assistant|> ", "<|end|>"
     for choice in choices(text) or ():
         if kind := regex.match("Ask([A-Z][a-z]+)", choice.kind):
             start = text.index(before, choice.start) + len(before)
