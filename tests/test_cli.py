@@ -191,7 +191,7 @@ def test_the_package_alone_does_not_load_the_parser():
 
 def test_the_configs_of_the_package():
     said = {name: read_settings(config_file(name)) for name in CONFIGS}
-    assert set(said) == {"tiny", "gpt2", "rope", "shakespeare", "pico", "pico-large", "finetune"}
+    assert set(said) == {"tiny", "gpt2", "rope", "shakespeare", "pico", "pico-large", "finetune", "drills", "chats"}
     whole = {name: resolve(settings) for name, settings in said.items()}
 
     def differences(one, other):
@@ -749,7 +749,7 @@ def test_a_name_that_is_nearly_right():
 
 
 BAD = {  # words, exit code, what is said
-    "nothing": ("", 2, "train, sample, eval, tokenizer, bench, plot, play"),
+    "nothing": ("", 2, "train, sample, chat, eval, tokenizer, bench, plot, play"),
     "command": ("trian", 2, "'trian' is not one of .* did you mean train"),
     "action": ("tokenizer encod", 2, "did you mean encode"),
     "no action": ("tokenizer", 2, "train, encode, decode"),

@@ -26,6 +26,7 @@ from tinygpt.io.tokens import Tokens, encode_corpus
 from tinygpt.optim import Muon, build_optimizers
 from tinygpt.sample import generate, stream
 from tinygpt.show.attention import attention_map
+from tinygpt.show.chatting import ChatPanel
 from tinygpt.show.explorer import explore
 from tinygpt.show.sampler import SamplerPanel
 from tinygpt.show.training import ladder
@@ -53,7 +54,7 @@ __all__ = [
     # Writing
     "generate", "stream", "SamplerPanel",
     # Chat
-    "reply", "encode_chat", "chat_accuracy",
+    "reply", "ChatPanel", "encode_chat", "chat_accuracy",
     # Evaluation
     "evaluate", "cross_entropy", "perplexity", "bits_per_byte", "logprob", "next_token", "skill_accuracy", "spans",
     "answers",

@@ -29,14 +29,15 @@ def _asked(answer, args: tuple) -> str:
     return f" The call was {call(answer, *args)}."
 
 
-def _plain(values):
-    "The same as nested lists, where it is an array or a tensor."
-    return values.tolist() if isinstance(values, np.ndarray | Tensor) else list(values)
+def _plain(values) -> list:
+    "The same as a list of Python's own numbers, where it or what it holds are arrays or tensors."
+    values = values.tolist() if isinstance(values, np.ndarray | Tensor) else values
+    return [value.item() if getattr(value, "shape", None) == () else value for value in values]
 
 
 # ids and the numbers of <|user|>, <|assistant|> and <|end|>; the answers repeat words of the questions
 CHATS = [
-    ([1, 11, 12, 13, 14, 12, 11, 2, 13, 3, 1, 15, 12, 13, 2, 16, 11, 3], 1, 2, 3),
+    ([1, 11, 12, 13, 2, 13, 3, 1, 15, 12, 13, 2, 16, 11, 3], 1, 2, 3),
     ([1, 15, 12, 16, 2, 3, 1, 14, 2, 12, 13, 3, 1, 11, 2, 11, 3], 1, 2, 3),  # one answer is only its end
     ([9, 14, 12, 11, 7, 13, 12, 8], 9, 7, 8),
 ]
@@ -60,7 +61,7 @@ def _bools(answer, args: tuple) -> list[bool]:
     "What the answer returns, as a list of bools, one for each target."
     ids, *_ = args
     values = _plain(attempt(answer, *args, expect=SEQUENCE))
-    odd = [value for value in values if not isinstance(value, int | np.bool_) or value not in (0, 1)]
+    odd = [value for value in values if not isinstance(value, int) or value not in (0, 1)]
     if odd:
         raise Finding(f"It returned {odd[0]!r:.60} among its values. Each is True or False.{_asked(answer, args)}")
     if len(values) == len(ids) - 1:
@@ -84,8 +85,8 @@ def _each(rule: Callable) -> Callable:
 MASKS = [  # from ids, roles and the mask of the tokens
     (
         lambda ids, roles, written: written[:-1],
-        "The mask is one place late: it fits the inputs. Target t is ids[t + 1]. So <|end|> and the word before it "
-        "are not counted as they should be, and the <|user|> after <|end|> is.",
+        "The mask is one place late: it fits the inputs. The first word of an answer does not count, and the <|user|> "
+        "after <|end|> does. Target t is ids[t + 1].",
     ),
     (
         lambda ids, roles, written: [*written[2:], False],
@@ -264,8 +265,9 @@ TURNS = {  # what comes at the end: by the last role, and the numbers of user, a
 }
 TEXTS = {
     "": lambda role, text: " " + text,
-    "The space in front of the words is missing. The words of a tale begin with a space, too, so \"Mia\" without it is "
-    "another token.": lambda role, text: text,
+    "The space in front of the words is missing. Words in a text have one, and without it they are other tokens.": (
+        lambda role, text: text
+    ),
     "The space in front of the user's words is missing.": lambda role, text: text if role == "user" else " " + text,
     "The space in front of the answers is missing.": lambda role, text: " " + text if role == "user" else text,
     "The space comes after the words, not in front of them.": lambda role, text: text + " ",
@@ -273,65 +275,71 @@ TEXTS = {
 }
 
 
-def _template(messages: Sequence, _, user: int, assistant: int, end: int, choices: Sequence[Callable]) -> list[int]:
+def _template(messages: Sequence, roles: Sequence[int], choices: Sequence[Callable]) -> list[int]:
     "The ids of a conversation, with a choice for each part of the template."
-    first, has_end, turn, words = choices
+    user, assistant, end = roles
+    begin, has_end, turn, words = choices
     ids = []
     for i, (role, text) in enumerate(messages):
-        ids += [*first(role, i, user, assistant), *_encode(words(role, text))]
+        ids += [*begin(role, i, user, assistant), *_encode(words(role, text))]
         ids += [end] if has_end(role, i == len(messages) - 1) else []
     return ids + turn(messages[-1][0], user, assistant, end)
 
 
-def _right_ids(*args) -> list[int]:
-    return _template(*args, [choices[""] for choices in (ROLES, ENDS, TURNS, TEXTS)])
+def _right_ids(messages: Sequence, roles: Sequence[int]) -> list[int]:
+    return _template(messages, roles, [choices[""] for choices in (ROLES, ENDS, TURNS, TEXTS)])
 
 
-def _spelled(messages: Sequence, *_) -> list[int]:
+def _spelled(messages: Sequence, roles: Sequence[int]) -> list[int]:
     "The special tokens encoded as if they were text."
-    return [part for id in _right_ids(messages, _, 1, 2, 3) for part in (_encode(CHAT_TOKENS[id - 1]) if id < 4 else [id])]
+    ids = _right_ids(messages, roles)
+    return [part for id in ids for part in (_encode(CHAT_TOKENS[roles.index(id)]) if id in roles else [id])]
 
 
-def _roles_last(messages: Sequence, _, user: int, assistant: int, end: int) -> list[int]:
+def _roles_last(messages: Sequence, roles: Sequence[int]) -> list[int]:
+    user, assistant, end = roles
     ids = []
     for role, text in messages:
         ids += _encode(" " + text) + ([user] if role == "user" else [assistant, end])
     return ids + ([assistant] if messages[-1][0] == "user" else [])
 
 
-TEMPLATES = [
-    (lambda messages, *rest: _right_ids(messages[-1:], *rest), "Only the last message is there. The model should read the whole conversation."),
-    (lambda messages, *rest: _right_ids(messages[:1], *rest), "Only the first message is there. The model should read the whole conversation."),
+TEMPLATES = [  # from messages and the ids of the special tokens
     (
-        lambda messages, *rest: _right_ids(messages[::-1], *rest),
+        lambda messages, roles: _right_ids(messages[-1:], roles),
+        "Only the last message is there. The model should read the whole conversation.",
+    ),
+    (
+        lambda messages, roles: _right_ids(messages[:1], roles),
+        "Only the first message is there. The model should read the whole conversation.",
+    ),
+    (
+        lambda messages, roles: _right_ids(messages[::-1], roles),
         "The messages stand in reverse order. The oldest comes first.",
     ),
+    (lambda messages, roles: _right_ids(messages, [roles[1], roles[0], roles[2]]), "The roles are swapped."),
     (
-        _spelled,
-        "The special tokens were encoded as text, character by character. Each is a single token: put its number into "
-        "the list.",
-    ),
-    (_roles_last, "The role comes after the words. It should come first, so that the model reads who speaks."),
-    (
-        lambda messages, *_: _right_ids(messages, ENCODE, 1, 2, 3),
+        lambda messages, roles: _right_ids(messages, (1, 2, 3)),
         "It uses fixed numbers for the special tokens. Use user, assistant and end.",
     ),
     (
-        lambda messages, _, user, assistant, end: _right_ids(messages, _, assistant, user, end),
-        "The roles are swapped.",
+        _spelled,
+        "The special tokens were encoded as text, character by character. Each is a single token: put its id into the "
+        "list.",
     ),
+    (_roles_last, "The role comes after the words. It should come first, so that the model reads who speaks."),
 ]
 
 
 def _why_no_template(got: list[list[int]]) -> str:
     "The diagnosis of the mistakes that make these ids: of two mistakes, the one that comes first in the template."
     for rule, why in TEMPLATES:
-        if got == [rule(*args) for args in TALKS]:
+        if got == [rule(messages, roles) for messages, _, *roles in TALKS]:
             return why
     options = product(ROLES.items(), ENDS.items(), TURNS.items(), TEXTS.items())
     for choices in sorted(options, key=lambda choices: sum(bool(why) for why, _ in choices)):
         rules = [rule for _, rule in choices]
-        if all(ids == _template(*args, rules) for ids, args in zip(got, TALKS)):
+        if all(ids == _template(messages, roles, rules) for ids, (messages, _, *roles) in zip(got, TALKS)):
             found = [why for why, _ in choices if why]
             return found[0] + (" (It is not the only mistake.)" if len(found) > 1 else "")
     return ""
@@ -360,18 +368,18 @@ def _ids_of(answer, args: tuple) -> list[int]:
             f"It contains a list, {nested[0]!r:.40}. The ids of a text are added one by one, not as a list in the "
             f"list: `+=` adds them, `append` does not.{_asked(answer, args)}"
         )
-    odd = [value for value in values if not isinstance(value, int | np.integer) or isinstance(value, bool)]
+    odd = [value for value in values if not isinstance(value, int) or isinstance(value, bool)]
     if odd:
         raise Finding(f"It contains {odd[0]!r:.40}. Each id is a whole number.{_asked(answer, args)}")
-    return [int(value) for value in values]
+    return values
 
 
 @checks
 def chat_ids(answer):
     "Exercise 2: the template, written by hand."
-    got, right = [_ids_of(answer, args) for args in TALKS], [_right_ids(*args) for args in TALKS]
+    got, right = [_ids_of(answer, args) for args in TALKS], [_right_ids(args[0], args[2:]) for args in TALKS]
     if got == right:
-        return "A conversation as the model reads it. After a question, the last <|assistant|> makes it the model's turn."
+        return "A conversation as the model reads it. The <|assistant|> after a question makes it the model's turn."
     i = next(i for i, ids in enumerate(right) if got[i] != ids)
     place = next((t for t, (a, b) in enumerate(zip(got[i], right[i])) if a != b), min(len(got[i]), len(right[i])))
     pieces, starts = _pieces(got[i], TALKS[i][2:])
@@ -408,7 +416,10 @@ def _conversation(numbers: list[int]) -> list[int]:
 
 
 POSITIONS = [
-    (lambda n: list(range(len(n))), "The positions run on through the row: conversation {b} begins at {start}, not at 0."),
+    (
+        lambda n: list(range(len(n))),
+        "The positions run on through the row: conversation {b} begins at {start}, not at 0.",
+    ),
     (lambda n: [p + 1 for p in _positions(n)], "The positions begin at 1. The first token is at position 0."),
     (lambda n: [t + 1 for t in range(len(n))], "The positions begin at 1, and they run on through the row."),
     (lambda n: _positions(n, first=1), "The first conversation begins at position 0, but the later ones at 1."),
@@ -440,7 +451,6 @@ def _attention(d: Tensor) -> Tensor:
 
 def _attention_mistakes(d: Tensor) -> list[tuple[Tensor, str]]:
     past, equal, right, is_padding = _past(d), d[:, None] == d, _attention(d), d[:, None] < 0
-    future = past.T
     return [
         (
             past,
@@ -452,7 +462,7 @@ def _attention_mistakes(d: Tensor) -> list[tuple[Tensor, str]]:
             "Only the conversations were compared, so a token may attend to later tokens of its own. (`packed_batch` "
             "leaves the future to the attention layer. Here both are asked for.)",
         ),
-        (equal & future, "The future is allowed and the past is hidden. A row is the query, the token that attends."),
+        (equal & past.T, "The future is allowed and the past is hidden. A row is the query, the token that attends."),
         (~equal & past, "A token may attend to the other conversations, but not to its own."),
         (~right, "True and false are exchanged: True means that attention is allowed."),
         (equal & past.tril(-1), "No token may attend to itself, but it should."),
@@ -463,19 +473,21 @@ def _attention_mistakes(d: Tensor) -> list[tuple[Tensor, str]]:
         (right | is_padding, "Padding may attend to everything."),
         (right | is_padding | is_padding.T, "Padding may attend to everything, and everything to padding."),
         (right | is_padding.T, "Every token may attend to padding."),
-        (past & (equal | is_padding.T), "Padding may be attended to from other conversations."),
         (
             right & ~is_padding,
             "Padding may attend to nothing, not even to itself: a softmax over nothing is 0 / 0. Treat it as one more "
             "conversation.",
         ),
-        (torch.ones_like(past), "Everything is allowed: the conversations leak into each other, and so does the future."),
+        (
+            torch.ones_like(past),
+            "Everything is allowed: the conversations leak into each other, and the future into the past.",
+        ),
         (torch.eye(len(d)) > 0, "Each token may attend only to itself."),
     ]
 
 
 def _whose(t: int, numbers: list[int]) -> str:
-    return f"position {t} ({'padding' if numbers[t] < 0 else f'conversation {numbers[t]}'})"
+    return f"token {t} ({'padding' if numbers[t] < 0 else f'conversation {numbers[t]}'})"
 
 
 def _why_not_allowed(got: list[Tensor], i: int) -> str:
@@ -488,8 +500,10 @@ def _why_not_allowed(got: list[Tensor], i: int) -> str:
         if all(mask.equal(wrong) for mask, (wrong, _) in zip(got, same_mistake)):
             return same_mistake[0][1].format(row=query, column=key)
     if not got[i][row, column]:
-        return f"{query.capitalize()} may not attend to {key}, but it should: {'itself' if row == column else 'earlier'}."
-    return f"{query.capitalize()} may attend to {key}, which {'comes later' if column > row else 'it should not see'}."
+        which = "itself" if row == column else f"{key}, which is earlier in the same conversation"
+        return f"{query.capitalize()} may not attend to {which}."
+    which = "comes later" if column > row else "belongs to another conversation"
+    return f"{query.capitalize()} may attend to {key}, which {which}."
 
 
 def _separated(answer, numbers: list[int]) -> tuple[list, Tensor]:
@@ -525,7 +539,7 @@ def separate(answer):
         place = next(t for t, (a, b) in enumerate(zip(found[wrong], right[wrong])) if a != b)
         edge = next((t for t in range(1, len(numbers)) if numbers[t] != numbers[t - 1]), 0)
         reasons = [why for rule, why in POSITIONS if found == [inside(rule(n), n) for n in PACKED]]
-        why = (reasons or [f"{_whose(place, numbers).capitalize()} in the row got position {positions[place]}."])[0]
+        why = (reasons or [f"{_whose(place, numbers).capitalize()} got position {positions[place]}."])[0]
         widths = [max(len(str(a)), len(str(b))) for a, b in zip(numbers, positions)]
         rows = [
             (label, color_tokens([f" {value:>{n}} " for value, n in zip(values, widths)], marked=place))
@@ -605,7 +619,8 @@ def _wrong_shares(model: GPT, tok, conversations: list[list[int]]) -> list[tuple
         (user.sum(), "That is the user's loss in nats. Which fraction of the whole loss is it?"),
         (
             (~mask).double().mean(),
-            "That is the user's fraction of the targets. Targets have different losses: how much of the loss is theirs?",
+            "That is the user's fraction of the targets. Some targets have a larger loss than others: which fraction "
+            "of the loss is it?",
         ),
         (
             means[0] / sum(means),

@@ -61,6 +61,8 @@ function render({ model, el }) {
     event.preventDefault();
     submit();
   });
+  // JupyterLab would undo a new line
+  input.addEventListener("beforeinput", (event) => event.stopImmediatePropagation());
   const root = element("div", { className: "tg-chat tg-live", role: "group", ariaLabel: "chat" },
     log, error, element("div", { className: "entry" }, input, send, stop, clear), status);
   root.addEventListener("focusin", ({ target }) => {
@@ -68,12 +70,16 @@ function render({ model, el }) {
   });
   el.append(root);
 
+  function toEnd() {
+    log.scrollTop = log.scrollHeight;
+  }
   function show() {
     const state = model.get("status");
     const messages = [...model.get("past"), ...model.get("newest")];
     const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 10;
     clearTimeout(timer);
     log.ariaBusy = String(state.writing); // a screen reader waits for the whole answer
+    const isNew = messages.length > bubbles.length;
     const n = bubbles.findIndex(({ role }, i) => role !== messages[i]?.role);
     if (n >= 0) bubbles.splice(n).forEach((bubble) => bubble.root.remove());
     messages.forEach((message, i) => {
@@ -86,7 +92,7 @@ function render({ model, el }) {
     forgotten.textContent = state.note;
     if (state.n_forgotten) bubbles[state.n_forgotten]?.root.before(forgotten);
     else forgotten.remove();
-    if (atEnd) log.scrollTop = log.scrollHeight;
+    if (atEnd || isNew) toEnd();
     send.disabled = state.writing;
     stop.disabled = !state.writing;
     error.textContent = state.error;
@@ -98,7 +104,7 @@ function render({ model, el }) {
   }
   model.on("change", show);
   show();
-  log.scrollTop = log.scrollHeight;
+  requestAnimationFrame(toEnd); // once it is in the page
   return () => model.off("change", show);
 }
 

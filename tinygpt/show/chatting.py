@@ -93,6 +93,7 @@ class ChatPanel:
         "Add a message and an empty answer; returns the pieces of the answer. Raises ValueError, adding nothing."
         size = self.model.config.block_size
         size -= min(self.settings["max_new_tokens"], size // 4)  # the room that `reply` leaves for the answer
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half an emoji is no text
         question = {"role": "user", "content": text}
         kept = drop_oldest(self.tok, [*self.messages[self.n_forgotten :], question], size)
         seed = None if self.seed is None else self.seed + len(self.messages) // 2
