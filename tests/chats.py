@@ -24,7 +24,7 @@ from tinygpt.tales import chat
 DRILL_RECIPE, CHAT_RECIPE = (TrainConfig(**read_settings(config_file(name))["train"]) for name in ("drills", "chats"))
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "data" / "chat-runs.csv"
-RECIPES = {"conversations alone": (1000, range(3)), "with drills": (None, range(4))}  # steps, if fewer; seeds
+RECIPES = {"with drills": (None, range(4)), "conversations alone": (1500, range(3))}  # steps, if fewer; seeds
 CARD = """\
 # A small model that answers
 
@@ -75,29 +75,44 @@ def one_run(recipe: str, seed: int, steps: int | None) -> tuple[list[dict], tupl
     return rows, (model, tok)
 
 
+def write_runs(rows: list[dict], machine: str):
+    "Write all evaluations so far."
+    with RUNS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "machine"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"machine": machine} for row in rows)
+
+
+def write_card(last: list[dict], machine: str):
+    "Write the model's card, from the last evaluation of each seed."
+    kinds = [*last[0]][4:]
+    lines = [f"| {kind} | {' | '.join(f'{row[kind]:.1%}' for row in last)} |" for kind in kinds]
+    card = CARD.format(
+        drills=DRILL_RECIPE.steps,
+        chats=CHAT_RECIPE.steps,
+        machine=f"The machine: {machine}.",
+        lines="---|" * len(last),
+        seeds=" | ".join(f"seed {row['seed']}" for row in last),
+        seconds=", ".join(f"{row['seconds']:.0f}" for row in last),
+        rows="\n".join(lines).replace("| accuracy |", "| **all** |"),
+    )
+    (CHAT / "README.md").write_text(card, encoding="utf-8")
+
+
 def main():
     rows, last = [], []
+    cores = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    machine = f"{cores}, torch {torch.__version__}, {datetime.date.today()}"
     for recipe, (steps, seeds) in RECIPES.items():
         for seed in seeds:
             found, (model, tok) = one_run(recipe, seed, steps)
             rows += found
+            write_runs(rows, machine)
             if recipe == "with drills":
                 last.append(found[-1])
+                write_card(last, machine)
                 if seed == 0:
                     save(CHAT, model.half(), tok)
-    cores = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    machine = f"The machine: {cores}, torch {torch.__version__}, {datetime.date.today()}."
-    kinds = [name for name in last[0] if name not in ("recipe", "seed", "step", "seconds", "accuracy")]
-    card = CARD.format(
-        drills=DRILL_RECIPE.steps, chats=CHAT_RECIPE.steps, machine=machine, lines="---|" * len(last),
-        seeds=" | ".join(f"seed {row['seed']}" for row in last), seconds=", ".join(f"{row['seconds']:.0f}" for row in last),
-        rows="\n".join(f"| {kind} | {' | '.join(f'{row[kind]:.1%}' for row in last)} |" for kind in ["accuracy", *kinds]),
-    )
-    (CHAT / "README.md").write_text(card.replace("| accuracy |", "| **all** |"), encoding="utf-8")
-    with RUNS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["recipe", "seed", "step", "seconds", "accuracy", *kinds, "machine"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row | {"machine": f"{cores}, torch {torch.__version__}, {datetime.date.today()}"} for row in rows)
 
 
 if __name__ == "__main__":

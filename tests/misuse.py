@@ -123,6 +123,9 @@ SAMPLED = """missing; ./missing; folder; a-file; pipe; LONG; ''; 'a text'; forei
     ../../../etc; 'a\x1b[31m'; run run; run -m run; run -k 0; run -k x; run -k; run -T -1; run -T nan; run -t -1;
     run -t 99999999999; run --top-p 2; run --min-p -1; run --repetition-penalty 0; run --num 0; run --seed -1;
     run --stop ''; run --dtype int8; run --device cuda; run -d tpu; run --tpo-k 3; run --prompt ''; run --prompt -x"""
+CHATTED = """missing; folder; a-file; pipe; LONG; ''; run; foreign; no-tokenizer; /dev/zero; -x; a b; -m a b; 'a\x1b[31m';
+    -k 0; -k x; -k; -T -1; -T nan; -t 0; -t 99999999999; --top-p 2; --min-p -1; --repetition-penalty 0; --seed -1;
+    --stop ''; --dtype int8; --device cuda; -d tpu; --tpo-k 3; --prompt -x; --prompt LONG"""
 DRAWN = """missing; folder; a-file; run missing; run --out a-file/x.png; run --out x.doc; run --out LONG.png; pipe;
     /dev; run --out /dev/full/x.png"""
 DECODED = """x; -1; 1.5; 99999; 99999999999999999999; '1 x'; 1 --tokenizer missing; 1 --tokenizer folder;
@@ -131,7 +134,7 @@ WRONG = """; ''; trian; LONG; '\x1b[31m'; --nothing; eval; plot; tokenizer; toke
     bench huge; tokenizer train text.txt; bench --batch_size 0; bench --device cuda; tokenizer encode --tokenizer bpe"""
 RIGHT = """--help; -h; --version; train --help; eval --help; tokenizer --help; eval run text.txt; plot run;
     eval run text.txt --best --json; plot run run --out new/folder/x.svg; train --resume --out run;
-    sample --help; sample -p Once -T 0; sample run -p '3 and' --num 3; sample -m run -p LONG --json -t 5 --seed 1;
+    chat --help; chat -p hi; chat -p '' -t 3; chat -p 'a\x1b[31m' --json; sample --help; sample -p Once -T 0; sample run -p '3 and' --num 3; sample -m run -p LONG --json -t 5 --seed 1;
     tokenizer encode hello; tokenizer decode 1 2 3; tokenizer train text.txt --out new; tokenizer encode ''"""
 COMMANDS = [  # each with how it is called, and with the exit codes that are right, if not 1 or 2
     *((words, REFUSED) for words in listed(WRONG)),
@@ -148,6 +151,7 @@ COMMANDS = [  # each with how it is called, and with the exit codes that are rig
     *((words, REFUSED) for words in listed(RESUMED, "train --resume --out {}")),
     *((words, REFUSED) for words in listed(EVALUATED, "eval {}")),
     *((words, REFUSED) for words in listed(SAMPLED, "sample -p '3 and' {}")),
+    *((words, REFUSED) for words in listed(CHATTED, "chat -p hi {}")),
     *((words, REFUSED) for words in listed(DRAWN, "plot {}")),
     *((words, EITHER) for words in ("plot run --out folder", "plot run --out ''", "eval run white.txt")),
     *((words, REFUSED) for words in listed(DECODED, "tokenizer decode {}")),
@@ -166,6 +170,12 @@ COMMANDS = [  # each with how it is called, and with the exit codes that are rig
     ("sample run -p -", {"given": b"3 and\n4 and\n"} | FINE),
     ("sample run", {"given": b"4 and\n\n\x1b]0;owned\x07\n"} | FINE),
     ("sample run -p a", {"closed": 1} | FINE),
+    ("chat", {"closed": 0}),
+    ("chat", {"given": b"hi\xff\n"} | EITHER),
+    ("chat -t 5", {"given": b"hi\n\n/\n//\n/set\n/set a\n/set seed -1\n/load /\n/save /\n\x1b]0;owned\x07\n"} | FINE),
+    ("chat -t 5", {"given": b"/load run\n/load a-file\n/load pipe\n/load /dev/zero\n/save folder\n/save a-file/x\n"} | FINE),
+    ("chat -t 5 --json", {"given": b"<|assistant|>\n<|end|>\n\xed\xa0\x80\n"} | EITHER),
+    ("chat -p hi", {"closed": 1} | FINE),
     (f"train accents.txt {SMALL} --samples", {"encoding": "ascii"} | FINE),
     (f"train accents.txt {SMALL} --write", {"given": b"a\n", "encoding": "ascii"} | EITHER),
     (f"train text.txt {SMALL}", {"closed": 1} | FINE),

@@ -1,7 +1,10 @@
 """Conversations: the template, the answers' mask, packing, accuracy and replies."""
 
+import csv
 import json
 import random
+from collections import Counter
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from tinygpt.chat import (
 )
 from tinygpt.io.corpus import corpus
 from tinygpt.io.tokens import encode_corpus
+from tinygpt.presets import CHAT
 from tinygpt.world.drills import drill
 
 TOK = tg.the_tokenizer()
@@ -247,3 +251,58 @@ def test_the_template_stands_in_the_files_of_each_tokenizer_with_the_three_token
     assert "chat_template" not in json.loads((tmp_path / "b" / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer.json").write_text((tmp_path / "tokenizer.json").read_text().replace("kite", "kyte", 1))
     refused(lambda: tg.BPETokenizer.load(tmp_path), "damaged")
+
+
+def test_the_answers_of_drills_are_right():
+    kinds = set()
+    for seed in range(300):
+        messages = messages_of(drill(seed))
+        if messages[0]["content"].startswith("Repeat: "):
+            assert messages[0]["content"] == f"Repeat: {messages[1]['content']}"
+            kinds.add("Repeat")
+            continue
+        text, first = messages[0]["content"].rsplit(". ", 1)
+        groups = [group.split() for group in text.split(". ")]
+        for question, answer in zip([first] + [message["content"] for message in messages[2::2]], messages[1::2]):
+            what, place, word = question.rstrip("?").replace("is ", "").split()
+            kinds.add((what, place))
+            (group,) = (group for group in groups if word in group)
+            i = group.index(word)
+            right = group[0] if what == "Who" else group[i + (1 if place == "after" else -1)]
+            assert answer["content"] == right
+    assert kinds == {"Repeat", ("What", "after"), ("What", "before"), ("Who", "before")}
+
+
+def recorded():
+    with open(ROOT / "data" / "chat-runs.csv", newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def test_the_shipped_model_answers_as_its_card_says():
+    model, tok = tg.load(CHAT)
+    assert sum(path.stat().st_size for path in CHAT.iterdir()) < 3_000_000
+    last = [row for row in recorded() if row["recipe"] == "with drills" and row["seed"] == "0"][-1]
+    texts = [*islice(corpus("chats").val, 300)]
+    kinds = chat_accuracy(model, tok, texts)
+    counts = Counter(kind for text in texts for _, _, kind in tg.answers(text))
+    accuracy = sum(kinds[kind] * counts[kind] for kind in kinds) / counts.total()
+    assert abs(accuracy - float(last["accuracy"])) < 0.01  # its weights are stored in 16 bits
+    assert all(abs(kinds[kind] - float(last[kind])) < 0.03 for kind in kinds)
+    card = (CHAT / "README.md").read_text()
+    rows = [row for row in recorded() if row["recipe"] == "with drills"]
+    ends = [next(row for row in reversed(rows) if row["seed"] == seed) for seed in "0123"]
+    shares = [f"{float(row['accuracy']):.1%}" for row in ends]
+    assert f"| **all** | {' | '.join(shares)} |" in card
+
+
+def test_drills_help_each_seed():
+    """After the same number of steps, the worst run with drills is better than the best without.
+
+    The runs without drills have come to the end of their schedule then, the others have not.
+    """
+    rows = recorded()
+    without = [row for row in rows if row["recipe"] == "conversations alone"]
+    steps = max(int(row["step"]) for row in without)
+    ends = [float(row["accuracy"]) for row in without if int(row["step"]) == steps]
+    drilled = [float(row["accuracy"]) for row in rows if row["recipe"] == "with drills" and int(row["step"]) == steps]
+    assert len(ends) == 3 and len(drilled) == 4 and min(drilled) > max(ends)

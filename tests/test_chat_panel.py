@@ -18,9 +18,9 @@ from test_sampler_panel import answer, open_in_lab
 
 import tinygpt as tg
 from tinygpt.chat import drop_oldest, encode_chat, reply
-from tinygpt.show import chatting as module
+from tinygpt.show import chat_panel as module
 from tinygpt.show import explorer
-from tinygpt.show.chatting import ChatPanel
+from tinygpt.show.chat_panel import ChatPanel
 
 NASTY = '<img src=x onerror="alert(1)">&amp;<|end|><|user|></div>\n<script>'
 
@@ -325,7 +325,7 @@ def test_a_cell_run_again_closes_what_it_showed(shown, monkeypatch):
 
 
 def test_the_files_of_the_browser_ask_nothing_of_other_hosts_and_write_no_html():
-    for name in "chatting.js", "chatting.css":
+    for name in "chat_panel.js", "chat_panel.css":
         text = (module.HERE / name).read_text("utf-8")
         assert not re.search(r"https?:|//cdn|import\s*\(|@import|url\(|innerHTML", text)
 
@@ -334,7 +334,7 @@ def test_the_files_of_the_browser_ask_nothing_of_other_hosts_and_write_no_html()
 
 FIRST = """import torch
 import tinygpt as tg
-from tinygpt.show.chatting import ChatPanel
+from tinygpt.show.chat_panel import ChatPanel
 torch.manual_seed(0)
 tok = tg.the_tokenizer()
 model = tg.GPT(tg.GPTConfig.modern(vocab_size=tok.vocab_size, n_layer=1, n_head=2, n_embd=16, block_size=64))"""

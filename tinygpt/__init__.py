@@ -26,7 +26,7 @@ from tinygpt.io.tokens import Tokens, encode_corpus
 from tinygpt.optim import Muon, build_optimizers
 from tinygpt.sample import generate, stream
 from tinygpt.show.attention import attention_map
-from tinygpt.show.chatting import ChatPanel
+from tinygpt.show.chat_panel import ChatPanel
 from tinygpt.show.explorer import explore
 from tinygpt.show.sampler import SamplerPanel
 from tinygpt.show.training import ladder

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Message', 'encode_chat', 'answer_mask', 'pack', 'packed_batch', 'ChatWindows', 'chat_accuracy', 'drop_oldest',
-           'reply']
+           'prompt_size', 'reply']
 
 # %% ../nbs/15_chat.ipynb #imports
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,6 +133,10 @@ def drop_oldest(tok, messages: Sequence[Message], size: int) -> list[Message]:
     return messages
 
 # %% ../nbs/15_chat.ipynb #reply-export
+def prompt_size(block_size: int, max_new_tokens: int) -> int:
+    "How many tokens of the window a conversation may fill: a quarter of it, at most, is kept free for the answer."
+    return block_size - min(max_new_tokens, block_size // 4)
+
 def reply(model: GPT, tok, messages: Sequence[Message], max_new_tokens: int = 200, *, temperature: float = 0.0,
           top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
           repetition_penalty: float = 1.0, stop: str | Sequence[str] = (), seed: int | None = None,
@@ -140,7 +144,7 @@ def reply(model: GPT, tok, messages: Sequence[Message], max_new_tokens: int = 20
     "Yield the assistant's answer to the last message, piece by piece, as the model writes it."
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
     guard.answering(model, tok, messages, max_new_tokens, stop, seed, dtype)
-    size = model.config.block_size - min(max_new_tokens, model.config.block_size // 4)  # some room for the answer
+    size = prompt_size(model.config.block_size, max_new_tokens)
     ids = encode_chat(tok, drop_oldest(tok, messages, size), reply=True)
     steps = new_text(model, tok, [ids], max_new_tokens, sampler, stop, seed, dtype, compile)
     return _without_first_space(piece for [piece] in steps if piece)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 import tinygpt as tg
 from tinygpt import guard
-from tinygpt.chat import drop_oldest, encode_chat, reply
+from tinygpt.chat import drop_oldest, encode_chat, prompt_size, reply
 from tinygpt.cli.sample import load_model
 from tinygpt.cli.settings import Device, UsageError, suggest
 from tinygpt.cli.tokenizer import read_stdin
@@ -110,12 +110,12 @@ class Chat:
 
     def fitting(self) -> list[dict]:
         "The messages that the model will read."
-        size = self.model.config.block_size
-        return drop_oldest(self.tok, self.messages, size - min(self.settings.max_tokens, size // 4))
+        size = prompt_size(self.model.config.block_size, self.settings.max_tokens)
+        return drop_oldest(self.tok, self.messages, size)
 
     def note(self, text: str):
         "Print a remark that is no part of an answer."
-        print(f"({one_line(text)})", file=sys.stderr, flush=True)
+        print(f"tinygpt: {one_line(text)}", file=sys.stderr, flush=True)
 
     # ---- commands: the docstring is the line of /help
 
@@ -232,7 +232,7 @@ def typed_lines() -> Iterator[str]:
             if warned or stop.args == (signal.SIGTERM,):
                 raise
             warned = True
-            print("(Ctrl-C once more leaves, as Ctrl-D and /quit do)", file=sys.stderr, flush=True)
+            print("tinygpt: Ctrl-C once more leaves, as Ctrl-D and /quit do", file=sys.stderr, flush=True)
             continue
         warned = False
         yield line

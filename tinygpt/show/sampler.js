@@ -161,6 +161,7 @@ function render({ model, el }) {
     return element("label", {}, `${label} `, input);
   };
   const prompt = element("textarea", { rows: 2, spellcheck: false });
+  prompt.addEventListener("beforeinput", (event) => event.stopImmediatePropagation()); // JupyterLab would undo a new line
   const length = element("input", { type: "number", min: 1 });
   const seed = element("input", { type: "number", min: 0 });
   const twice = element("input", { type: "checkbox" });

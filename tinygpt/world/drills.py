@@ -13,7 +13,8 @@ def look_up(rng: random.Random) -> str:
     "A drill with some names, each followed by a few words, and questions about them."
     lists = the_grammar().words
     names = rng.sample(lists["girl"] + lists["boy"], rng.randint(2, 4))
-    things = iter(rng.sample([word for name in ("thing", "place", "color", "number", "look", "feeling") for word in lists[name]], 16))
+    words = [word for name in ("thing", "place", "color", "number", "look", "feeling") for word in lists[name]]
+    things = iter(rng.sample(words, 16))
     groups = [[name, *(next(things) for _ in range(rng.randint(2, 4)))] for name in names]
     text = "".join(f" {' '.join(group)}." for group in groups)
     for _ in range(5):

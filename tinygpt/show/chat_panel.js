@@ -1,4 +1,4 @@
-// The chat panel in the browser. A message to Python is {do: a name, with: its arguments}; see ACTIONS in chatting.py.
+// The chat panel in the browser. A message to Python is {do: a name, with: its arguments}; see ACTIONS in chat_panel.py.
 // What has been said is set as text, never as HTML, and nothing is asked from another host.
 
 function element(tag, properties = {}, ...children) {

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from tinygpt import guard
-from tinygpt.chat import Message, drop_oldest, reply
+from tinygpt.chat import Message, drop_oldest, prompt_size, reply
 from tinygpt.show.explorer import keep
 
 __all__ = ["ChatPanel"]
@@ -22,8 +22,8 @@ def widget_class():
     import anywidget
     import traitlets
     return type("ChatWidget", (anywidget.AnyWidget,), {
-        "_esm": (HERE / "chatting.js").read_text("utf-8"),
-        "_css": (HERE / "chatting.css").read_text("utf-8"),
+        "_esm": (HERE / "chat_panel.js").read_text("utf-8"),
+        "_css": (HERE / "chat_panel.css").read_text("utf-8"),
         "past": traitlets.List().tag(sync=True),  # messages; apart from the newest, so that only it is sent again
         "newest": traitlets.List().tag(sync=True),
         "status": traitlets.Dict().tag(sync=True),
@@ -91,8 +91,7 @@ class ChatPanel:
 
     def ask(self, text: str) -> Iterator[str]:
         "Add a message and an empty answer; returns the pieces of the answer. Raises ValueError, adding nothing."
-        size = self.model.config.block_size
-        size -= min(self.settings["max_new_tokens"], size // 4)  # the room that `reply` leaves for the answer
+        size = prompt_size(self.model.config.block_size, self.settings["max_new_tokens"])
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half an emoji is no text
         question = {"role": "user", "content": text}
         kept = drop_oldest(self.tok, [*self.messages[self.n_forgotten :], question], size)
@@ -146,7 +145,7 @@ class ChatPanel:
                  for message in self.messages]
         if self.n_forgotten:
             parts.insert(self.n_forgotten, f'<div class="forgotten">{FORGOTTEN}</div>')
-        body = (f'<style>{(HERE / "chatting.css").read_text("utf-8")}</style><div class="tg-chat tg-still">'
+        body = (f'<style>{(HERE / "chat_panel.css").read_text("utf-8")}</style><div class="tg-chat tg-still">'
                 f'<div class="log">{"".join(parts)}</div><p class="muted">{HOW_TO}</p></div>')
         return {"text/html": body, "text/plain": repr(self)}
 
