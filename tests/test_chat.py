@@ -24,6 +24,7 @@ from tinygpt.chat import (
     packed_batch,
     reply,
 )
+from tinygpt.cli.evaluate import evaluate_model
 from tinygpt.io.corpus import corpus
 from tinygpt.io.tokens import encode_corpus
 from tinygpt.presets import CHAT
@@ -239,6 +240,8 @@ def test_training_takes_the_loss_of_the_answers_and_reports_them_by_kind(tmp_pat
     fresh = tg.GPT(tg.GPTConfig.named("tiny", n_layer=1))
     assert abs(records[0].loss - fresh.loss(*first).item()) < 1e-5
     assert records[0].tokens == int(first[2].sum())
+    found = evaluate_model(model, TOK, corpus("chats"))
+    assert set(found["answers"]) == kinds and found["skills"] is None and found["floor"] is None
     again = tg.train(model, TOK, corpus("chats"), config, tmp_path / "run", resume=True, progress=False)
     assert [record.loss for record in again] == [record.loss for record in records]
 

@@ -26,23 +26,23 @@ from .world.skills import tokens_in
 Message = Mapping[str, str]  # with "role", which is "user" or "assistant", and "content"
 
 def encode_chat(tok, messages: Sequence[Message], reply: bool = False) -> list[int]:
-    "The ids of a conversation; with `reply`, it ends with <|assistant|>, so that the model writes an answer."
+    "The ids of a conversation; with `reply`, <|assistant|> stands at the end, and the model writes an answer."
     guard.messages(tok, messages)
     user, assistant, end = (tok.special_tokens[name] for name in ("<|user|>", "<|assistant|>", "<|end|>"))
     ids = []
     for message in messages:
-        words = tok.encode(" " + message["content"].strip())  # as plain text: no special token comes of it
+        words = tok.encode(" " + message["content"].strip())  # plain text: special tokens are not recognised
         ids += [user, *words] if message["role"] == "user" else [assistant, *words, end]
     return ids + [assistant] if reply else ids
 
 # %% ../nbs/15_chat.ipynb #mask-export
 def answer_mask(ids: Sequence[int], tok) -> list[bool]:
     "True at the tokens that the assistant writes: those after <|assistant|>, up to and including <|end|>."
-    special_tokens, mask, is_answer = set(tok.special_tokens.values()), [], False
+    assistant, end = tok.special_tokens["<|assistant|>"], tok.special_tokens["<|end|>"]
+    mask, is_answer = [], False
     for id in ids:
         mask.append(is_answer)
-        if id in special_tokens:
-            is_answer = id == tok.special_tokens["<|assistant|>"]
+        is_answer = id == assistant or (is_answer and id != end)
     return mask
 
 # %% ../nbs/15_chat.ipynb #pack-export
@@ -61,21 +61,27 @@ def pack(lengths: Sequence[int], size: int, n_open: int = 50) -> list[list[int]]
 
 # %% ../nbs/15_chat.ipynb #packed-batch-export
 def packed_batch(rows: Sequence[Sequence[Sequence[int]]], T: int, tok) -> tuple[Tensor, ...]:
-    "Inputs, targets, mask and positions, each (B, T), and the attention mask (B, 1, T, T) of rows of conversations."
+    """Inputs, targets, mask and positions, each (B, T), and the attention mask (B, 1, T, T) of rows of conversations.
+
+    The attention mask is true within a conversation; attention itself adds the causal mask.
+    """
     B = len(rows)
-    ids, targets, positions = torch.zeros(3, B, T, dtype=torch.long)
-    mask, number = torch.zeros(B, T, dtype=torch.bool), torch.full((B, T), -1)  # which conversation; -1: padding
+    inputs, targets, positions = torch.zeros(3, B, T, dtype=torch.long)
+    mask = torch.zeros(B, T, dtype=torch.bool)
+    conversation_of = torch.full((B, T), -1)  # -1 is padding: like one more conversation
     for b, row in enumerate(rows):
         start = 0
-        for n, conversation in enumerate(row):
+        for number, conversation in enumerate(row):
             length = len(conversation) - 1
-            part = b, slice(start, start + length)
-            ids[part], targets[part] = torch.tensor(conversation[:-1]), torch.tensor(conversation[1:])
-            mask[part] = torch.tensor(answer_mask(conversation, tok)[1:])  # of the targets
-            positions[part], number[part] = torch.arange(length), n
+            here = b, slice(start, start + length)
+            inputs[here] = torch.tensor(conversation[:-1])
+            targets[here] = torch.tensor(conversation[1:])
+            mask[here] = torch.tensor(answer_mask(conversation, tok)[1:])  # of the targets
+            positions[here] = torch.arange(length)
+            conversation_of[here] = number
             start += length
-    same_conversation = number[:, :, None] == number[:, None, :]  # (B, T, T)
-    return ids, targets, mask, positions, same_conversation[:, None]
+    same_conversation = conversation_of[:, :, None] == conversation_of[:, None, :]  # (B, T, T)
+    return inputs, targets, mask, positions, same_conversation[:, None]
 
 # %% ../nbs/15_chat.ipynb #windows-export
 class ChatWindows(Windows):
@@ -83,9 +89,10 @@ class ChatWindows(Windows):
 
     def __init__(self, tokens, tok, block_size: int, batch_size: int, seed: int = 0):
         super().__init__(tokens, block_size, batch_size, seed)
-        self.tok, lengths = tok, np.diff(tokens.bounds) - 1  # of the targets
-        order = np.random.RandomState(seed).permutation(len(lengths))
-        self.rows = [order[row] for row in pack(lengths[order], block_size)]
+        self.tok = tok
+        lengths = np.diff(tokens.bounds) - 1  # of the targets
+        shuffled = np.random.RandomState(seed).permutation(len(lengths))
+        self.rows = [shuffled[row] for row in pack(lengths[shuffled], block_size)]
         self.n = len(self.rows)
 
     def __len__(self) -> int:
@@ -97,10 +104,12 @@ class ChatWindows(Windows):
 
     def __getitem__(self, step: int) -> tuple[Tensor, ...]:
         "The packed batch of one step."
-        places = [divmod(i, self.n) for i in range(step * self.batch_size, (step + 1) * self.batch_size)]
-        rows = [self.rows[self.order(epoch)[place]] for epoch, place in places]
-        texts = [[self.tokens.ids[begin + 1 : stop] for begin, stop in self.tokens.spans(row)] for row in rows]
-        return packed_batch(texts, self.block_size, self.tok)
+        rows = []
+        for number in range(step * self.batch_size, (step + 1) * self.batch_size):
+            epoch, place = divmod(number, self.n)
+            spans = self.tokens.spans(self.rows[self.order(epoch)[place]])
+            rows.append([self.tokens.ids[begin + 1 : stop] for begin, stop in spans])  # without the <|end|> before it
+        return packed_batch(rows, self.block_size, self.tok)
 
 # %% ../nbs/15_chat.ipynb #takes-turns
 def takes_turns(corpus, tok) -> bool:
@@ -113,12 +122,11 @@ def chat_accuracy(model: GPT, tok, conversations: Sequence[str]) -> dict[str, fl
     right, asked = {}, {}
     device = model.embed.weight.device
     for text in conversations:
-        text += "<|end|>"
-        ids = tok.encode(text, allowed_special=guard.CHAT_TOKENS)
+        ids = tok.encode(text + "<|end|>", allowed_special=guard.CHAT_TOKENS)
         with eval_mode(model):
             guesses = model(torch.tensor([ids], device=device))[0].argmax(-1).tolist()
         edges = [0, *accumulate(len(tok.decode([id])) for id in ids)]
-        for start, end, kind in answers(text.removesuffix("<|end|>")):
+        for start, end, kind in answers(text):
             written = tokens_in(edges, start - 1, end + 1)  # from the space before it to <|end|>
             asked[kind] = asked.get(kind, 0) + 1
             right[kind] = right.get(kind, 0) + all(guesses[i - 1] == ids[i] for i in written)
@@ -126,10 +134,12 @@ def chat_accuracy(model: GPT, tok, conversations: Sequence[str]) -> dict[str, fl
 
 # %% ../nbs/15_chat.ipynb #history-export
 def drop_oldest(tok, messages: Sequence[Message], size: int) -> list[Message]:
-    "The newest messages that fit into `size` tokens; a question is dropped together with its answer."
+    "The newest messages that fit into `size` tokens, beginning with a user's; the last message is always kept."
     messages = list(messages)
     while len(messages) > 1 and len(encode_chat(tok, messages, reply=True)) > size:
-        del messages[: 1 if messages[1]["role"] == "user" else 2]
+        messages.pop(0)
+        if messages[0]["role"] == "assistant":  # the answer is dropped with its question
+            messages.pop(0)
     return messages
 
 # %% ../nbs/15_chat.ipynb #reply-export
@@ -151,5 +161,7 @@ def reply(model: GPT, tok, messages: Sequence[Message], max_new_tokens: int = 20
 
 def _without_first_space(pieces: Iterator[str]) -> Iterator[str]:
     "The pieces of an answer without the space that follows <|assistant|>."
-    yield from filter(None, [next(pieces, "").removeprefix(" ")])
+    first = next(pieces, "").removeprefix(" ")
+    if first:
+        yield first
     yield from pieces

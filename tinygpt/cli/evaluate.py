@@ -4,10 +4,12 @@ import os
 import shlex
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from json import dumps
 from pathlib import Path
 from tqdm import tqdm
 import tinygpt as tg
+from tinygpt.chat import takes_turns
 from tinygpt.cli.settings import COMMAND_FILE, Device, UsageError, pick_device, settings_of_run, text_setting
 from tinygpt.io.runs import newest_note
 from tinygpt.io.tokens import text_sha256
@@ -32,7 +34,8 @@ def evaluate_model(model: tg.GPT, tok, text: tg.Corpus) -> dict:
     has_skills = text.heldout is not None and text.known_source and fits
     return {"tokens": n_tokens, "loss": loss, "perplexity": tg.perplexity(loss),
             "bits_per_byte": tg.bits_per_byte(loss * n_tokens, n_bytes), "floor": floor_of(text, tok),
-            "skills": tg.skill_accuracy(model, tok, text) if has_skills else None}
+            "skills": tg.skill_accuracy(model, tok, text) if has_skills else None,
+            "answers": tg.chat_accuracy(model, tok, islice(text.val, 300)) if takes_turns(text, tok) else None}
 
 def print_table(rows: Iterable[Sequence[str]]):
     "Print rows: their names on the left, their values in columns."
@@ -92,4 +95,5 @@ def evaluate(
     if found["floor"] is not None:
         rows |= {"entropy floor (nats per token)": found["floor"], "above the floor": found["loss"] - found["floor"]}
     skills = [(f"skill: {name}", f"{accuracy:.1%}") for name, accuracy in (found["skills"] or {}).items()]
-    print_table([(name, f"{value:.3f}") for name, value in rows.items()] + skills)
+    answers = [(f"right answers: {kind}", f"{accuracy:.1%}") for kind, accuracy in (found["answers"] or {}).items()]
+    print_table([(name, f"{value:.3f}") for name, value in rows.items()] + skills + answers)
