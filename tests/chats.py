@@ -40,7 +40,7 @@ the recipe of the chapter "Chat".
 Right answers, of all in 300 unseen conversations (greedy decoding, every token right, and the answer ended):
 
 | | {seeds} |
-|---|{lines}|
+|---|{lines}
 {rows}
 
 Seconds of training for each: {seconds}. {machine}

@@ -199,8 +199,8 @@ IMPOSSIBLE = {
     "Long ago Ada, a bold poet, lived near Ada": "at character 38, after ' Ada, a bold poet, lived near ', comes 'Ada'",
     "When tea was dearer than tea": "at character 26, after 'When tea was dearer than t', comes 'ea'",
     tale(3) + " The end.": f"at character {len(tale(3))}, after '.*', comes ' The end.', where a tale ends there",
-    "<|user|>Adam lives": r"no chat begins like this: at character 11, after '<\|user\|>Ada', comes 'm lives'",
-    "<|user|>Tell me a tale.<|end|>": r"at character 25, .* comes 'end\|>', where a chat could go on with 'assistant",
+    "<|user|> Adam lives": r"no chat begins like this: at character 12, after '<\|user\|> Ada', comes 'm lives'",
+    "<|user|> Tell me a tale.<|end|>": r"at character 26, .* comes 'end\|>', where a chat could go on with 'assistant",
     tale(3) + END: "where a tale ends there",
     "\ud800": "at character 0",
 }
@@ -228,8 +228,8 @@ def test_a_text_that_ends_inside_a_token_is_told_where_to_end():
         next_token("Once upon a time ")
     with pytest.raises(ValueError, match="no tale has 'O' as a token at the end of 'O'; end it after ''"):
         next_token("O")
-    with pytest.raises(ValueError, match=r"end it after '<\\|user\\|>Tell me a tale.', or"):
-        next_token("<|user|>Tell me a tale.<|assis")
+    with pytest.raises(ValueError, match=r"end it after '<\\|user\\|> Tell me a tale.', or"):
+        next_token("<|user|> Tell me a tale.<|assis")
     tok = CharTokenizer.train(map(tale, range(2000)))
     assert next_token("Once upon a ti", tok)[tok.ids["m"]] == 1
 
