@@ -68,7 +68,7 @@ class Writing:
     @property
     def ended(self) -> bool:
         "Whether the last token is the end token, after which nothing can be written."
-        return bool(self.tokens) and self.tokens[-1].id == self.pieces.end
+        return bool(self.tokens) and self.tokens[-1].id in self.pieces.ends
 
     def ids(self, place: int) -> list[int]:
         "The ids before a place of the new text, the prompt's included."
