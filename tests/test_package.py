@@ -28,7 +28,7 @@ PUBLIC = {
     "baseline": "cross_entropy evaluate perplexity count_pairs bigram ngram bits_per_byte Bigram fit sample",
     "block": "MLPS MLP SwiGLU Block",
     "cache": "KVCache left_pad Decoder",
-    "chat": "Message encode_chat answer_mask pack packed_batch ChatWindows chat_accuracy drop_oldest prompt_size reply",
+    "chat": "encode_chat answer_mask pack packed_batch ChatWindows chat_accuracy drop_oldest prompt_size reply",
     "data": "make_batch bucket_by_length ValidationBatches validation_batches Windows",
     "engine.splitting": "GPT2_SPLIT GPT4_SPLIT",
     "gpt": "NORMS SHAPES GPTConfig make_norm make_block GPT count_parameters count_flops",

@@ -2,11 +2,11 @@
 
 import asyncio
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tinygpt import guard
-from tinygpt.chat import Message, drop_oldest, prompt_size, reply
+from tinygpt.chat import drop_oldest, prompt_size, reply
 from tinygpt.show.explorer import keep
 
 __all__ = ["ChatPanel"]
@@ -32,7 +32,7 @@ def widget_class():
 class ChatPanel:
     "A conversation with a model, in a notebook. Its `messages` are those that `reply` takes."
 
-    def __init__(self, model, tok, max_new_tokens: int = 200, *, messages: Sequence[Message] = (),
+    def __init__(self, model, tok, max_new_tokens: int = 200, *, messages: Sequence[Mapping[str, str]] = (),
                  temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None,
                  min_p: float | None = None, repetition_penalty: float = 1.0, stop: str | Sequence[str] = (),
                  seed: int | None = None,  # of the first answer; each further one has the next seed
