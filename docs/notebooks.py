@@ -15,6 +15,7 @@ DOCS = Path(__file__).parent
 SOLUTION = "# Solution (click the ••• or this line to open it)"  # how JupyterLab shows the fold; the site has a label
 LISTS = "index", "teachers"  # the pages that list the chapters
 TIME = re.compile(r"\n*^\*(About \d+ minutes to read; .* \d+ seconds.*)\*$", re.M)
+LINK = re.compile(r'href="(\d\d_\w+)\.ipynb"')
 WAY_IN = """
 
 {{.way-in}}
@@ -84,6 +85,9 @@ def show_cell(cell: dict, chapter: Chapter) -> bool:
     names, cell.source = split_directives(cell.source)
     if names & {"hide", "default_exp"} or not (cell.source or cell.outputs):
         return False
+    for output in cell.outputs:
+        if "text/html" in output.get("data", {}):  # links to other chapters
+            output.data["text/html"] = LINK.sub(r'href="\1.html"', output.data["text/html"])
     meta, tags = cell.metadata, cell.metadata.get("tags", [])
     if "solution" in tags:
         cell.source = cell.source.removeprefix(f"{SOLUTION}\n")

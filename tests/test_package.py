@@ -53,6 +53,7 @@ PUBLIC = {
     "show.attention": "attention_map by_word",
     "show.explorer": "explore",
     "show.chat_panel": "ChatPanel",
+    "show.course": "course_map",
     "show.chats": "drawn_mask drawn_rows recorded_chats accuracy_plot drill_accuracy",
     "show.diagram": "data_flow parameter_map",
     "show.forming": "attention_over_training",

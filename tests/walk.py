@@ -28,6 +28,9 @@ def prepare(path, folder):
     (folder / "data").symlink_to(ROOT / "data")
     notebook = json.loads(path.read_text("utf-8"))
     bare = [cell | {"outputs": []} if cell["cell_type"] == "code" else cell for cell in notebook["cells"]]
+    for other in CHAPTERS:
+        if other != path:
+            (folder / "nbs" / other.name).symlink_to(other)  # for the map of the course
     (folder / "nbs" / path.name).write_text(json.dumps(notebook | {"cells": bare}), "utf-8")
     settings = folder / "config" / "lab" / "user-settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)
