@@ -4,6 +4,7 @@ ARGS =
 
 # A folder that was moved, or whose Python is gone, is set up anew: the environment knows both by their paths.
 READY := .venv/ready-$(shell pwd | cksum | cut -d " " -f 1)
+NO_TORCH = import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is not None)
 BROKEN := $(shell .venv/bin/python -c "" 2>/dev/null || rm -f .venv/ready-*)
 
 .PHONY: help lab test walk docs chapters handout clean
@@ -68,6 +69,14 @@ $(READY): settings.ini setup.py constraints.txt
 		"$(PYTHON)" -m venv --clear .venv || stop 'The folder .venv could not be made here: see the lines above.'; \
 	fi; \
 	rm -f .venv/ready-*; \
+	if [ "$$(uname -s)" = Linux ] && .venv/bin/python -c '$(NO_TORCH)'; then \
+		echo 'Installing the PyTorch for this machine: the one without GPUs is a tenth as large.'; \
+		touch .venv/unfinished; \
+		{ .venv/bin/python -m pip install -q --retries 0 uv && UV_HTTP_RETRIES=0 .venv/bin/python -m uv pip install \
+			--python .venv/bin/python --torch-backend=auto -c constraints.txt torch; } > .venv/torch.log 2>&1 || \
+			echo 'That failed (.venv/torch.log says why), so pip chooses one.'; \
+		rm -f .venv/unfinished; \
+	fi; \
 	echo 'Installing the course into .venv; this takes some minutes.'; \
 	{ .venv/bin/python -m pip install -c constraints.txt -e '.[dev]' 2>&1 && touch '$@'; } | { \
 		n=0; while IFS= read -r line; do \

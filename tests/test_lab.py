@@ -20,10 +20,13 @@ spec = importlib.util.spec_from_file_location("learn", ROOT / "nbs" / "learn.py"
 learn = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(learn)
 
-# The Python of a .venv in these trials: it notes how it is called, does what PIP says in place of pip, and is real else
+# The Python of a .venv in these trials: it notes how it is called, does what PIP says in place of pip, what UV says in
+# place of uv, finds PyTorch unless TORCH is missing, and is real else
 FAKE_PYTHON = f"""#!/bin/sh
 echo "$*" >> "$CALLS"
 case "$*" in
+"-c import importlib.util"*) [ "$TORCH" = missing ] ;;
+"-m uv"*) [ "$UV" = works ] ;;
 "-m venv"*) mkdir -p .venv/bin && rm -rf .venv/* && mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
 "-m pip"*) [ "$PIP" = offline ] || echo "Installing collected packages: a"; [ "$PIP" = works ] ;;
 "-m sphinx"* | "-m pytest"*) ;;
@@ -313,6 +316,19 @@ def test_a_setup_that_breaks_off_is_mended_and_a_refused_one_changes_nothing(mak
     assert make("docs", python, PIP="breaks")[0] != 0 and len(calls()) == 1
     assert make("docs", python, PIP="works")[0] == 0 and calls()[0] == "-m venv --clear .venv"
     assert make("docs", python, PIP="works")[0] == 0 and len(calls()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pip's own PyTorch is small")
+def test_pytorch_is_chosen_for_the_machine_and_else_by_pip(make, calls, tmp_path):
+    python = "PYTHON=" + script(tmp_path / "bin" / "python", FAKE_PYTHON)
+    uv = "-m uv pip install --python .venv/bin/python --torch-backend=auto -c constraints.txt torch"
+    expected = ["-m pip install -q --retries 0 uv", uv, "-m pip install -c constraints.txt -e .[dev]"]
+    for works, said in ("no", "pip chooses one"), ("works", "PyTorch for this machine"):
+        status, printed = make("docs", python, PIP="works", TORCH="missing", UV=works)
+        assert status == 0 and said in printed and calls()[1:4] == expected
+        assert not (make.project / ".venv" / "unfinished").exists()
+        shutil.rmtree(make.project / ".venv")
+    assert make("docs", python, PIP="works")[0] == 0 and not [call for call in calls() if " uv" in call]
 
 
 def test_chapters_are_cleaned_and_exported_and_the_site_is_built(make, calls, tmp_path):
