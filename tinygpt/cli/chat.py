@@ -146,7 +146,7 @@ class Chat:
 
     def status(self):
         "how much of the window is in use"
-        n, size = len(encode_chat(self.tok, self.messages)), self.model.config.block_size
+        n, size = len(encode_chat(self.tok, self.fitting())), self.model.config.block_size
         print(f"  {len(self.messages)} messages, {n} of {size} tokens of the window; "
               f"{'conversation' if self.remembers else 'single'} mode")
 
