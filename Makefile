@@ -7,7 +7,7 @@ READY := .venv/ready-$(shell pwd | cksum | cut -d " " -f 1)
 NO_TORCH = import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is not None)
 BROKEN := $(shell .venv/bin/python -c "" 2>/dev/null || rm -f .venv/ready-*)
 
-.PHONY: help lab test walk docs chapters handout clean
+.PHONY: help setup lab test walk docs chapters handout clean
 
 help:
 	@echo 'make lab     open the course in JupyterLab, in your own copy of the chapters (the folder learn)'
@@ -16,8 +16,9 @@ help:
 	@echo
 	@echo 'make walk       run every chapter in JupyterLab, as a learner would'
 	@echo 'make chapters   after you edited a chapter in nbs: clean it, make the package from it, and build the site'
+	@echo 'make setup      only install the course into .venv'
 	@echo 'make handout    write the chapters without their solutions to the folder handout'
-	@echo 'make clean      remove .venv and all that make has made, but never your copy of the chapters (learn) or your runs'
+	@echo 'make clean      remove .venv and all that make has made, but never your copies of the chapters (learn, handout) or your runs'
 	@echo
 	@echo 'Whichever you call first sets up everything in .venv, which takes some minutes. To choose the Python for it,'
 	@echo 'or to hand more words to JupyterLab, pytest or Sphinx:'
@@ -45,11 +46,13 @@ chapters: $(READY)
 	@.venv/bin/python .venv/bin/nbdev_clean && .venv/bin/python .venv/bin/nbdev_export
 	@$(MAKE) --no-print-directory docs
 
+setup: $(READY)
+
 handout: $(READY)
 	@.venv/bin/python nbs/handout.py handout
 
 clean:
-	@rm -rf .venv build dist handout *.egg-info docs/_build docs/chapters docs/api .pytest_cache .hypothesis .jupyter_cache
+	@rm -rf .venv build dist *.egg-info docs/_build docs/chapters docs/api .pytest_cache .hypothesis .jupyter_cache
 	@find nbs tinygpt tests docs \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .jupyter_cache \) \
 		-prune -exec rm -rf {} +
 	@echo 'Removed .venv and all that make has made. The next make lab, test or docs sets up .venv again.'

@@ -590,6 +590,7 @@ def test_eval_says_what_one_would_find_by_hand():
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-5)
     assert found["floor"] is found["skills"] is None and found["run"] == "runs/sums"
     best = json.loads(call("eval", "runs/sums", "sums.txt", "--best", "--json")[1])
+    assert best == json.loads(call("eval", "runs/sums", "--device", "cpu", "--best", "sums.txt", "--json")[1])
     nats, n = by_hand("runs/sums", corpus("sums.txt"), "best")
     assert best["loss"] == pytest.approx(nats / n, rel=1e-5)
     code, out, err = process("eval", "runs/sums", "sums.txt")
@@ -722,6 +723,8 @@ def test_a_floor_is_drawn_where_all_runs_share_one(tmp_path, monkeypatch):
     for names in ("a", "b"), ("a", "c"):
         assert call("plot", *(tmp_path / name for name in names), *out)[0] == 0
     assert call("plot", "runs/sums", *out)[0] == 0
+    code, _, err = call("plot", "runs/sums", "hollow", *out)
+    assert code == 0 and err == "tinygpt: left out, since they have no log.csv: hollow\n"
     text = corpus("tales")
     assert drawn[0] == pytest.approx(
         -sum(map(text.logprob, text.val)) / (len(encode_corpus(text.val, the_tokenizer())) - 1)

@@ -96,6 +96,8 @@ class Chat:
             for piece in pieces:
                 written += piece
                 print("" if self.json else printable(piece), end="", flush=True)
+            if not written and not self.json:
+                self.note("the answer is empty: this model answers only what is like its training conversations")
             print(dumps({"question": question, "answer": written}) if self.json else "", flush=True)
         except KeyboardInterrupt as stop:
             if stop.args == (signal.SIGTERM,):
@@ -201,7 +203,9 @@ class Chat:
                 self.obey(line)
             elif line.strip():
                 self.ask(line)
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            self.note(f"{error.filename}: {error.strerror}")
+        except ValueError as error:
             print(f"tinygpt: {one_line(error)}", file=sys.stderr, flush=True)
 
 COMMANDS: Mapping[str, Callable] = {
@@ -272,7 +276,9 @@ def chat(
     in_terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     if in_terminal:
         talk.info()
-        print("  It knows what you tell it, and the words of its tales. /help lists the commands; Ctrl-D leaves.")
+        print("  /help lists the commands; Ctrl-D leaves." if name else
+              "  Tell it about people, and ask: Ida has three red hats and lives by a moor. Where does Ida live?\n"
+              "  It knows nothing else. /help lists the commands; Ctrl-D leaves.")
     for line in typed_lines() if in_terminal else (line.rstrip("\r\n") for line in read_stdin()):
         talk.take(line)
         if talk.left:

@@ -1,6 +1,7 @@
 """tinygpt plot: draw the losses of runs."""
 
 import os
+import sys
 from pathlib import Path
 import tinygpt as tg
 from tinygpt.cli.settings import COMMAND_FILE, UsageError, settings_of_run
@@ -35,9 +36,14 @@ def plot(
         file = file / "plot.png"
     if not file.suffix:
         raise UsageError(f"--out {out} should end in .png, .svg or .pdf, or name a folder that exists")
+    others = [name for name, folder in zip(runs, folders) if not (folder / "log.csv").is_file()]
+    if len(others) == len(runs):
+        raise ValueError(f"{runs[0]} is not the folder of a run: it has no log.csv")
+    if others:
+        print(f"tinygpt: left out, since they have no log.csv: {printable(', '.join(others))}", file=sys.stderr)
+    runs = [name for name in runs if name not in others]
+    folders = [Path(name).expanduser() for name in runs]
     for name, folder in zip(runs, folders):
-        if not (folder / "log.csv").is_file():
-            raise ValueError(f"{name} is not the folder of a run: it has no log.csv")
         logs[name] = read_log(folder)
         if not logs[name]:
             raise ValueError(f"the run in {name} has not made a step yet")

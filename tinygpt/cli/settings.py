@@ -5,11 +5,12 @@ import inspect
 import os
 import re
 import zlib
-from argparse import HelpFormatter
-from collections.abc import Callable, Iterable
+from argparse import Action, HelpFormatter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, get_args, get_origin, get_type_hints
 import torch
 import yaml
@@ -37,10 +38,11 @@ def comments_of(source: Callable) -> dict[str, str]:
     "The comment behind each parameter of a function, or each field of a dataclass."
     return dict(re.findall(r"^ {4}(\w+):.*?  # (.*)$", inspect.getsource(source), re.MULTILINE))
 
-def add_arguments(parser: ArgumentParser, source: Callable, prefix: str = ""):
+def add_arguments(parser: ArgumentParser, source: Callable, prefix: str = "", shown: Mapping | None = None):
     """Add an argument for each parameter of a command, or an option for each field of a dataclass, if it has a comment.
 
     A comment that begins with -t: gives the option a short name. None is a default, and no value for a parameter.
+    The help shows the defaults of the signature, or those in `shown`.
     """
     hints, parameters, is_config = get_type_hints(source), inspect.signature(source).parameters, inspect.isclass(source)
     for name, comment in comments_of(source).items():
@@ -61,8 +63,10 @@ def add_arguments(parser: ArgumentParser, source: Callable, prefix: str = ""):
             how["nargs"] = "+" if required else "*"
         elif not required:
             how |= {"nargs": "?", "default": p.default}
-        if p.default not in (p.empty, None, ()) and "action" not in how:
-            comment += f" (default: {p.default})"
+        default = (shown or {}).get(name, p.default)
+        if default not in (p.empty, None, ()) and "action" not in how:
+            comment = f"{p.default} {comment}" if comment.startswith("or ") else comment
+            comment += f" (default: {default})"
         long = f"--{prefix}{name.rstrip('_')}" if is_config else f"--{name.replace('_', '-')}"  # a field as in YAML
         names = [short, long] if short else [long]
         parser.add_argument(*(names if option else [name]), help=comment, **how)
@@ -74,12 +78,25 @@ def spell(words: list[str], options: Iterable[str]) -> list[str]:
     parts = [word.partition("=") for word in words[:n]]
     return [known.get(name.replace("_", "-"), name) + sign + value for name, sign, value in parts] + words[n:]
 
+def options_first(words: list[str], options: Mapping[str, Action]) -> list[str]:
+    "The words with options, and their values, before the rest: argparse wants arguments without a name side by side."
+    words, first, rest = list(words), [], []
+    while words and words[0] != "--":
+        word = words.pop(0)
+        option = options.get(word.partition("=")[0])
+        alone = not option or "=" in word or option.nargs == 0
+        (rest if not option or not (alone or words) else first).append(word)
+        if not alone and words:
+            first.append(words.pop(0))
+    return first + rest + words
+
 def parse(parser: ArgumentParser, words: list[str]) -> dict:
     "The given arguments, by name; raises UsageError."
+    options = parser._option_string_actions
     try:
-        return parser.parse_args(spell(words, parser._option_string_actions), defaults=False).as_dict()
+        return parser.parse_args(options_first(spell(words, options), options), defaults=False).as_dict()
     except ArgumentError as error:
-        raise UsageError(explain(str(error), parser._option_string_actions)) from None
+        raise UsageError(explain(str(error), options)) from None
 
 def suggest(word: str, names: Iterable[str]) -> str:
     "A question with the most similar name; empty if none is similar."
@@ -120,15 +137,16 @@ class TextConfig:
     vocab_size: int = 1024  # tokens in the vocabulary of bpe
     from_: str | None = None  # the model to continue from, with its tokenizer: a run, a folder, or a name on the hub
 
-def add_settings(parser: ArgumentParser):
-    "Add an option for each setting of a run."
+def add_settings(parser: ArgumentParser, shown: Mapping = MappingProxyType({})):
+    "Add an option for each setting of a run; the help shows the defaults of the classes, or those in `shown`."
     add_arguments(parser.add_argument_group("text", TextConfig.__doc__), TextConfig)
     model = parser.add_argument_group("model", GPTConfig.__doc__)
-    add_arguments(model, GPTConfig, "model.")  # without vocab_size, which the tokenizer decides
+    add_arguments(model, GPTConfig, "model.", shown.get("model"))  # without vocab_size, which the tokenizer decides
     known = ", ".join([*SHAPES, *presets.SIZES])
     model.add_argument("--model.preset", type=str, metavar="STR",
-                       help=f"where settings that are not given come from: {known} (default: modern)")
-    add_arguments(parser.add_argument_group("train", TrainConfig.__doc__), TrainConfig, "train.")
+                       help=f"where settings that are not given come from: {known} "
+                            f"(default: {shown.get('model', {}).get('preset', 'modern')})")
+    add_arguments(parser.add_argument_group("train", TrainConfig.__doc__), TrainConfig, "train.", shown.get("train"))
 
 def config_file(name: str) -> Path:
     "The settings file that comes with the package under this name, or your own file."
