@@ -422,10 +422,27 @@ def playground():
     print(f"median {median:g} tokens a second   bar: at least 200: {'met' if median >= 200 else 'MISSED'}")
 
 
+def chapters():
+    "The whole course, chapter by chapter, as a learner runs it; bars: 60 s each, 14 and 15 100 s, 10 200 s, all 14 min."
+    import nbformat
+    from nbclient import NotebookClient
+
+    times = {}
+    for path in sorted((Path(__file__).parents[1] / "nbs").glob("*.ipynb")):
+        client = NotebookClient(
+            nbformat.read(path, as_version=4), timeout=None, resources={"metadata": {"path": path.parent}}
+        )
+        times[path.stem] = seconds(client.execute)
+        most = {"10": 200, "14": 100, "15": 100}.get(path.name[:2], 60)
+        print(f"{path.stem:14} {times[path.stem]:6.1f} s   {bar(times[path.stem], most, ' s')}", flush=True)
+    total = sum(times.values())
+    print(f"{'all':14} {total:6.1f} s   {bar(total, 14 * 60, ' s')}")
+
+
 if __name__ == "__main__":
     benches = {
         f.__name__.replace("_", "-"): f
-        for f in (tokenizer, tokenizer_memory, data_memory, shakespeare, tales, step, panel, playground)
+        for f in (tokenizer, tokenizer_memory, data_memory, shakespeare, tales, step, panel, playground, chapters)
     }
     if len(sys.argv) != 2 or sys.argv[1] not in benches:
         sys.exit(
