@@ -800,7 +800,7 @@ BAD = {  # words, exit code, what is said
     "eval no best": ("eval bare sums.txt --best", 1, "best"),
     "eval no tokenizer": ("eval bare sums.txt", 1, "bare has no tokenizer"),
     "tokenizer train text": ("tokenizer train nothing.txt --out new", 1, "nothing.txt"),
-    "tokenizer train nowhere": ("tokenizer train sums.txt", 2, "--out|out"),
+    "tokenizer train nowhere": ("tokenizer train sums.txt", 2, "--out must be given"),
     "tokenizer train vocabulary": ("tokenizer train sums.txt --vocab_size 3 --out new", 1, "vocab_size=3"),
     "encode tokenizer": ("tokenizer encode a --tokenizer hollow", 1, "hollow is not a tokenizer"),
     "encode damaged": ("tokenizer encode a --tokenizer damaged", 1, "damaged"),

@@ -741,6 +741,7 @@ def test_stories_are_told_apart_wherever_the_pieces_end(stories, size):
 
 
 def test_unusable_texts_say_what_is_needed(tmp_path, tok):
+    refused(lambda: corpus("Once upon a time.\n" * 400), "there is no corpus, file or folder 'Once upon a time.")
     refused(lambda: corpus("tails"), "'tails'", "tales, chats, drills, shakespeare, tinystories", "file or folder")
     (tmp_path / "empty.txt").write_text("")
     for short in "", "a", "é", "aaé", "\ufeff", "\ufeffa", "\ufeffé", "😀":

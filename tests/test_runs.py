@@ -87,6 +87,15 @@ def test_a_run_does_not_replace_what_is_no_run(place, resume):
     assert content(place / "run").items() >= before.items()
 
 
+def test_a_file_is_no_folder_for_a_run_and_the_folder_comes_first(place):
+    with refused("sums.txt is a file", "name a folder"):
+        run(place, folder="sums.txt")
+    assert (place / "sums.txt").read_text() == TEXT
+    tok = CharTokenizer.train(TEXT)
+    with pytest.raises(TypeError, match="the folder comes first"):
+        save(new(tok), tok, "saved")
+
+
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(place):
     run(place)
     shutil.rmtree(place / "run" / "state")

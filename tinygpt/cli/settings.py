@@ -111,6 +111,9 @@ def explain(message: str, names: Iterable[str]) -> str:
     if wrong := re.search(r'Parser key "(.+?)".*(?:Given value|Got value): (.*)', message, re.DOTALL):
         kind = re.search(r"<class '(\w+)'>", message)
         return f"{wrong[1]}={wrong[2]!r:.60} should be {KINDS[kind[1]] if kind else 'something else'}"
+    if wrong := re.search(r"arguments are required: (.*)", message):
+        missing = [f"--{name}" if f"--{name}" in names else name.upper() for name in wrong[1].split(", ")]
+        return f"{' and '.join(missing)} must be given"
     if wrong := re.search(r"unrecognized arguments: ([^-].*)", message):
         return f"{wrong[1]} is one word too many: put quotes around a name with spaces"
     if wrong := re.search(r"(?:unrecognized arguments: |ption ')([^\s=']+)", message):

@@ -1,6 +1,7 @@
 """Save and load models in Hugging Face's format, so that tinygpt and transformers read each other's models."""
 
 import functools
+import os
 import re
 import warnings
 from contextlib import suppress
@@ -200,6 +201,8 @@ def save(
     variant: str | None = None,  # "best" writes model.best.safetensors, beside other weights of the same model
 ):
     "Write a model and its tokenizer; transformers opens them if the model has the shape of GPT-2 or Qwen3."
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"the folder comes first: save(folder, model, tok); this is a {type(folder).__name__}")
     folder = Path(folder).expanduser()
     if run := [name for name in RUN_FILES if (folder / name).exists()]:
         raise ValueError(f"{folder} is the folder of a run (it has {run[0]}): name another folder")

@@ -1,5 +1,6 @@
 """Texts to train on and to validate with: tales and chats from the grammar, downloads, your own files."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count
@@ -133,7 +134,7 @@ def corpus(name_or_path: str | Path) -> Corpus:
     if name_or_path == "":
         raise ValueError("the name of the text is empty; for all texts in this folder, give '.'")
     path = Path(name_or_path).expanduser()
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises an error where a name is too long to be one
         known = ", ".join(CORPORA)
-        raise ValueError(f"there is no corpus, file or folder {str(name_or_path)!r}; the corpora are {known}")
+        raise ValueError(f"there is no corpus, file or folder {str(name_or_path)!r:.60}; the corpora are {known}")
     return own_corpus(path.name, text_files(path))

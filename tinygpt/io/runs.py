@@ -32,6 +32,8 @@ class RunLock:
 
     def __enter__(self) -> "RunLock":
         self.made = not self.folder.exists()
+        if self.folder.is_file():
+            raise ValueError(f"{self.folder} is a file: name a folder for the run")
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self.lock = FileLock(self.folder / ".lock")
