@@ -5,6 +5,8 @@ ARGS =
 # A folder that was moved, or whose Python is gone, is set up anew: the environment knows both by their paths.
 READY := .venv/ready-$(shell pwd | cksum | cut -d " " -f 1)
 NO_TORCH = import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is not None)
+# Matplotlib lists the machine's fonts once, which takes seconds, and says so: better now than in a chapter.
+FIND_FONT = from matplotlib.font_manager import findfont; findfont("DejaVu Sans")
 BROKEN := $(shell .venv/bin/python -c "" 2>/dev/null || rm -f .venv/ready-*)
 
 .PHONY: help setup lab test walk docs chapters handout clean
@@ -91,6 +93,7 @@ $(READY): settings.ini setup.py constraints.txt
 		done; } 3> .venv/pip.log; \
 	[ -e '$@' ] || stop 'Installing failed, often for want of a network: .venv/pip.log says why; then run make again.'; \
 	rm -f .venv/unfinished; \
+	.venv/bin/python -c '$(FIND_FONT)' 2>/dev/null; \
 	mkdir -p .venv/share/jupyter/lab/settings; \
 	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
 		> .venv/share/jupyter/lab/settings/overrides.json

@@ -729,7 +729,7 @@ def test_a_floor_is_drawn_where_all_runs_share_one(tmp_path, monkeypatch):
     assert drawn[0] == pytest.approx(
         -sum(map(text.logprob, text.val)) / (len(encode_corpus(text.val, the_tokenizer())) - 1)
     )
-    assert drawn[1:] == [None, None]
+    assert drawn[1:] == [None, None, None]
 
 
 # What goes wrong
