@@ -31,24 +31,24 @@ def plot(
     "Draw the losses of runs into one picture."
     import matplotlib.pyplot as plt
     plt.switch_backend("Agg")  # opens no window
-    folders, logs, file = [Path(name).expanduser() for name in runs], {}, Path(out).expanduser()
+    folders, logs, file = {name: Path(name).expanduser() for name in runs}, {}, Path(out).expanduser()
     if file.is_dir() or out.endswith(os.sep):
         file = file / "plot.png"
     if not file.suffix:
         raise UsageError(f"--out {out} should end in .png, .svg or .pdf, or name a folder that exists")
-    others = [name for name, folder in zip(runs, folders) if not (folder / "log.csv").is_file()]
-    if len(others) == len(runs):
-        raise ValueError(f"{runs[0]} is not the folder of a run: it has no log.csv")
-    if others:
+    others = [name for name, folder in folders.items() if not (folder / "log.csv").is_file()]
+    for name in others:
+        if len(others) == len(folders) or not folders[name].is_dir():
+            raise ValueError(f"{name} is not the folder of a run: it has no log.csv")
+    if others:  # such as that of a tokenizer, in runs/*
         print(f"tinygpt: left out, since they have no log.csv: {printable(', '.join(others))}", file=sys.stderr)
-    runs = [name for name in runs if name not in others]
-    folders = [Path(name).expanduser() for name in runs]
-    for name, folder in zip(runs, folders):
+    folders = {name: folder for name, folder in folders.items() if name not in others}
+    for name, folder in folders.items():
         logs[name] = read_log(folder)
         if not logs[name]:
             raise ValueError(f"the run in {name} has not made a step yet")
     with plt.style.context("tinygpt.assets.course"):
-        fig = training_plot(logs, common_floor(folders))
+        fig = training_plot(logs, common_floor(list(folders.values())))
         with atomic_write(file) as draft:
             fig.savefig(draft, bbox_inches="tight", format=file.suffix[1:])
     plt.close(fig)
