@@ -723,8 +723,10 @@ def test_a_floor_is_drawn_where_all_runs_share_one(tmp_path, monkeypatch):
     for names in ("a", "b"), ("a", "c"):
         assert call("plot", *(tmp_path / name for name in names), *out)[0] == 0
     assert call("plot", "runs/sums", *out)[0] == 0
-    code, _, err = call("plot", "runs/sums", "hollow", *out)
-    assert code == 0 and err == "tinygpt: left out, since they have no log.csv: hollow\n"
+    (tmp_path / "tokenizer").mkdir()
+    code, _, err = call("plot", "runs/sums", tmp_path / "tokenizer", *out)
+    assert code == 0 and err == f"tinygpt: left out, since they have no log.csv: {tmp_path / 'tokenizer'}\n"
+    assert call("plot", "runs/sums", tmp_path / "nowhere", *out)[0] == 1
     text = corpus("tales")
     assert drawn[0] == pytest.approx(
         -sum(map(text.logprob, text.val)) / (len(encode_corpus(text.val, the_tokenizer())) - 1)
