@@ -75,7 +75,7 @@ $(READY): settings.ini setup.py constraints.txt
 	fi; \
 	rm -f .venv/ready-*; \
 	if [ "$$(uname -s)" = Linux ] && .venv/bin/python -c '$(NO_TORCH)'; then \
-		echo 'Installing the PyTorch for this machine: the one without GPUs is a tenth as large.'; \
+		echo 'Installing the PyTorch for this machine: without a GPU, one that is much smaller.'; \
 		touch .venv/unfinished; \
 		{ .venv/bin/python -m pip install -q --retries 0 uv && UV_HTTP_RETRIES=0 .venv/bin/python -m uv pip install \
 			--python .venv/bin/python --torch-backend=auto -c constraints.txt torch; } > .venv/torch.log 2>&1 || \

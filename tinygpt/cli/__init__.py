@@ -42,7 +42,7 @@ def run_command(words: list[str]) -> int | None:
     add_arguments(parser, command)
     if command is train.train:
         parser.usage = f"{path} [TEXT] [options]"
-        add_settings(parser, train.run_settings({}, None, None, False)[0] if {"-h", "--help"} & set(words) else {})
+        add_settings(parser, train.run_settings({}, None, None, False)[0] if {"-h", "--help"} & set(words) else None)
     with suppress(SystemExit):  # after --help
         return command(**parse(parser, words))
 

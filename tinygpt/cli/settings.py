@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, get_args, get_origin, get_type_hints
 import torch
 import yaml
@@ -84,10 +83,14 @@ def options_first(words: list[str], options: Mapping[str, Action]) -> list[str]:
     while words and words[0] != "--":
         word = words.pop(0)
         option = options.get(word.partition("=")[0])
-        alone = not option or "=" in word or option.nargs == 0
-        (rest if not option or not (alone or words) else first).append(word)
-        if not alone and words:
-            first.append(words.pop(0))
+        if not option:
+            rest.append(word)
+        elif "=" in word or option.nargs == 0:
+            first.append(word)
+        elif words:
+            first += [word, words.pop(0)]
+        else:  # its value is missing, which argparse says
+            rest.append(word)
     return first + rest + words
 
 def parse(parser: ArgumentParser, words: list[str]) -> dict:
@@ -140,16 +143,17 @@ class TextConfig:
     vocab_size: int = 1024  # tokens in the vocabulary of bpe
     from_: str | None = None  # the model to continue from, with its tokenizer: a run, a folder, or a name on the hub
 
-def add_settings(parser: ArgumentParser, shown: Mapping = MappingProxyType({})):
+def add_settings(parser: ArgumentParser, shown: Mapping | None = None):
     "Add an option for each setting of a run; the help shows the defaults of the classes, or those in `shown`."
+    shown = shown or {"model": {}, "train": {}}
     add_arguments(parser.add_argument_group("text", TextConfig.__doc__), TextConfig)
     model = parser.add_argument_group("model", GPTConfig.__doc__)
-    add_arguments(model, GPTConfig, "model.", shown.get("model"))  # without vocab_size, which the tokenizer decides
+    add_arguments(model, GPTConfig, "model.", shown["model"])  # without vocab_size, which the tokenizer decides
     known = ", ".join([*SHAPES, *presets.SIZES])
     model.add_argument("--model.preset", type=str, metavar="STR",
                        help=f"where settings that are not given come from: {known} "
-                            f"(default: {shown.get('model', {}).get('preset', 'modern')})")
-    add_arguments(parser.add_argument_group("train", TrainConfig.__doc__), TrainConfig, "train.", shown.get("train"))
+                            f"(default: {shown['model'].get('preset', 'modern')})")
+    add_arguments(parser.add_argument_group("train", TrainConfig.__doc__), TrainConfig, "train.", shown["train"])
 
 def config_file(name: str) -> Path:
     "The settings file that comes with the package under this name, or your own file."
