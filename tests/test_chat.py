@@ -25,10 +25,10 @@ from tinygpt.chat import (
     reply,
 )
 from tinygpt.cli.evaluate import evaluate_model
-from tinygpt.io.corpus import corpus
+from tinygpt.io.corpus import SPECIAL_TOKENS, Seeded, corpus
 from tinygpt.io.tokens import encode_corpus
 from tinygpt.presets import CHAT
-from tinygpt.world.drills import drill
+from tinygpt.world.drills import STAGES, drill
 
 TOK = tg.the_tokenizer()
 USER, ASSISTANT, END = (TOK.special_tokens[name] for name in ("<|user|>", "<|assistant|>", "<|end|>"))
@@ -256,24 +256,59 @@ def test_the_template_stands_in_the_files_of_each_tokenizer_with_the_three_token
     refused(lambda: tg.BPETokenizer.load(tmp_path), "damaged")
 
 
-def test_the_answers_of_drills_are_right():
-    kinds = set()
-    for seed in range(300):
-        messages = messages_of(drill(seed))
-        if messages[0]["content"].startswith("Repeat: "):
-            assert messages[0]["content"] == f"Repeat: {messages[1]['content']}"
-            kinds.add("Repeat")
-            continue
-        text, first = messages[0]["content"].rsplit(". ", 1)
-        groups = [group.split() for group in text.split(". ")]
-        for question, answer in zip([first] + [message["content"] for message in messages[2::2]], messages[1::2]):
-            what, place, word = question.rstrip("?").replace("is ", "").split()
-            kinds.add((what, place))
-            (group,) = (group for group in groups if word in group)
-            i = group.index(word)
-            right = group[0] if what == "Who" else group[i + (1 if place == "after" else -1)]
-            assert answer["content"] == right
-    assert kinds == {"Repeat", ("What", "after"), ("What", "before"), ("Who", "before")}
+def answers_by_hand(groups, question):
+    """The right answers to a question of a drill, by kind, from its facts: names, each with some words."""
+    having = {word: group for group in groups for word in group}
+    match question.rstrip("?").split():
+        case ["Whose:", *words]:
+            return {"whose": " ".join(f"{word} {having[word][0]}" for word in words)}
+        case ["Things:", *words]:
+            return {"things told": " ".join(" ".join([*having[word][:1:-1], having[word][0]]) for word in words)}
+        case ["What", "colour", "are", "the", thing]:
+            name, _, number, color, _ = having[thing]
+            return {"colour in full": f"{color} {number} {name}", "colour": f"{color.capitalize()}."}
+        case ["How", "many", thing, "are", "there"]:
+            name, _, number, color, _ = having[thing]
+            return {"many in full": f"{number} {color} {name}", "many": f"{number.capitalize()}."}
+        case ["Who", "has", word]:
+            return {"who": having[word][0]}
+        case ["Words:", *words]:
+            asked = [(name, kind, having[name][having[name].index(kind) + 1]) for name, kind in zip(words[::2], words[1::2])]
+            return {"attributes told": " ".join(" ".join(one) for one in asked)}
+        case ["What", kind, "has", name]:
+            return {"attribute": having[name][having[name].index(kind) + 1]}
+
+
+def kinds_of(number):
+    """The kinds of questions in a drill, all of whose answers are right."""
+    messages = messages_of(drill(number))
+    text, first = messages[0]["content"].rsplit(". ", 1)
+    groups, kinds = [group.split() for group in text.split(". ")], set()
+    for question, answer in zip([first] + [message["content"] for message in messages[2::2]], messages[1::2]):
+        kinds |= {kind for kind, right in answers_by_hand(groups, question).items() if right == answer["content"]} or {question}
+    return kinds
+
+
+def test_the_answers_of_drills_are_right_and_each_kind_prepares_the_next():
+    stages = [set().union(*map(kinds_of, range(stop - 100, stop))) for stop, _ in STAGES]
+    full, short = {"colour in full", "many in full"}, {"colour", "many"}
+    assert stages == [{"whose"}, {"things told"}, full, full | short | {"who"}, {"attributes told", "who"} | short,
+                      {"attribute", "who"} | short | full]
+    among_chats = set().union(*map(kinds_of, range(10**6, 10**6 + 100)))
+    assert among_chats == {"attribute", "who"} | short
+    assert len(corpus("drills").train) == STAGES[-1][0]
+    assert not {*islice(corpus("drills").train, 1000)} & {*corpus("drills").val}
+
+
+def test_a_curriculum_is_read_nearly_in_its_order():
+    tokens = encode_corpus(Seeded(drill, range(3000), SPECIAL_TOKENS), TOK)
+    windows = ChatWindows(tokens, TOK, 256, 4, seed=1, in_order=True)
+    firsts = [row[0] for row in windows.rows]
+    assert sorted(number for row in windows.rows for number in row) == [*range(3000)]
+    assert max(abs(place - number) for place, number in zip(sorted(firsts), firsts)) < 400
+    assert (windows.shuffle(0) == range(windows.n)).all() and (windows.shuffle(1) == range(windows.n)).all()
+    others = ChatWindows(tokens, TOK, 256, 4, seed=2, in_order=True)
+    assert [*others.rows[0]] != [*windows.rows[0]], "the seed still decides the order of neighbours"
 
 
 def recorded():
@@ -284,7 +319,7 @@ def recorded():
 def test_the_shipped_model_answers_as_its_card_says():
     model, tok = tg.load(CHAT)
     assert sum(path.stat().st_size for path in CHAT.iterdir()) < 3_000_000
-    last = [row for row in recorded() if row["recipe"] == "with drills" and row["seed"] == "0"][-1]
+    last = [row for row in recorded() if row["recipe"] == "drills in order" and row["seed"] == "0"][-1]
     texts = [*islice(corpus("chats").val, 300)]
     kinds = chat_accuracy(model, tok, texts)
     counts = Counter(kind for text in texts for _, _, kind in tg.answers(text))
@@ -292,20 +327,17 @@ def test_the_shipped_model_answers_as_its_card_says():
     assert abs(accuracy - float(last["accuracy"])) < 0.01  # its weights are stored in 16 bits
     assert all(abs(kinds[kind] - float(last[kind])) < 0.03 for kind in kinds)
     card = (CHAT / "README.md").read_text()
-    rows = [row for row in recorded() if row["recipe"] == "with drills"]
+    rows = [row for row in recorded() if row["recipe"] == "drills in order"]
     ends = [next(row for row in reversed(rows) if row["seed"] == seed) for seed in "0123"]
     shares = [f"{float(row['accuracy']):.1%}" for row in ends]
     assert f"| **all** | {' | '.join(shares)} |" in card
 
 
-def test_drills_help_each_seed():
-    """After the same number of steps, the worst run with drills is better than the best without.
-
-    The runs without drills have come to the end of their schedule then, the others have not.
-    """
-    rows = recorded()
-    without = [row for row in rows if row["recipe"] == "conversations alone"]
-    steps = max(int(row["step"]) for row in without)
-    ends = [float(row["accuracy"]) for row in without if int(row["step"]) == steps]
-    drilled = [float(row["accuracy"]) for row in rows if row["recipe"] == "with drills" and int(row["step"]) == steps]
-    assert len(ends) == 3 and len(drilled) == 4 and min(drilled) > max(ends)
+def test_drills_in_their_order_help_each_seed():
+    ends = {}
+    for row in recorded():  # in the order of steps
+        ends[row["recipe"], row["seed"]] = float(row["accuracy"])
+    recipes = {name: [end for (recipe, _), end in ends.items() if recipe == name] for name, _ in ends}
+    assert {name: len(runs) for name, runs in recipes.items()} == {
+        "drills in order": 4, "drills shuffled": 3, "conversations alone": 3}
+    assert min(recipes["drills in order"]) > 0.88 > 0.6 > max(recipes["drills shuffled"] + recipes["conversations alone"])

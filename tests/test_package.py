@@ -54,7 +54,7 @@ PUBLIC = {
     "show.explorer": "explore",
     "show.chat_panel": "ChatPanel",
     "show.course": "course_map",
-    "show.chats": "drawn_mask drawn_rows recorded_chats accuracy_plot drill_accuracy",
+    "show.chats": "drawn_mask drawn_rows recorded_chats accuracy_plot",
     "show.diagram": "data_flow parameter_map",
     "show.forming": "attention_over_training",
     "show.sampler": "SamplerPanel",

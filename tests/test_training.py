@@ -72,7 +72,7 @@ def stop_at(step, how=RuntimeError):
     return consume
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_it_is_the_loop_one_would_write_by_hand(lesson, schedule):
     text, tok = lesson
     settings = {"optimizer": "adamw", "lr": 0.003, "weight_decay": 0.1, "clip": 0.5, "warmup": 4}
@@ -90,10 +90,8 @@ def test_it_is_the_loop_one_would_write_by_hand(lesson, schedule):
         norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
         for p in model.parameters():
             p.grad *= min(1, 0.5 / norm)
-        if schedule == "linear":
-            lr_scale = min((step + 1) / 4, 1, (12 - step) / 6)
-        else:
-            lr_scale = min((step + 1) / 4, (1 + math.cos(math.pi * max(0, step - 3) / 9)) / 2)
+        later = {"linear": (12 - step) / 6, "cosine": (1 + math.cos(math.pi * max(0, step - 3) / 9)) / 2, "constant": 1}
+        lr_scale = min((step + 1) / 4, 1, later[schedule])
         for group in adamw.param_groups:
             group["lr"] = 0.003 * lr_scale
         adamw.step()
@@ -346,7 +344,7 @@ REFUSED = [
     ({"steps": None, "minutes": "2"}, "minutes=.2. should be a number, above 0"),
     ({"embedding_lr": -1}, "embedding_lr=-1 should be a number, 0 or more"),
     ({"warmup": -1}, "warmup=-1"),
-    ({"schedule": "step"}, "schedule='step' should be 'linear' or 'cosine'"),
+    ({"schedule": "step"}, "schedule='step' should be 'linear', 'cosine' or 'constant'"),
     ({"dtype": "fp16"}, "dtype='fp16' should be 'float32', 'tf32', 'bfloat16' or 'float16'"),
     ({"optimizer": "sgd"}, "'sgd'.*'muon'.*'adamw'"),
     ({"lr": -1.0}, "lr=-1.0"),

@@ -89,12 +89,14 @@ def packed_batch(rows: Sequence[Sequence[Sequence[int]]], T: int, tok) -> tuple[
 class ChatWindows(Windows):
     "Training batches by number, as `Windows`: rows of whole conversations, with the loss on the answers."
 
-    def __init__(self, tokens, tok, block_size: int, batch_size: int, seed: int = 0):
+    def __init__(self, tokens, tok, block_size: int, batch_size: int, seed: int = 0,
+                 in_order: bool = False):  # keep the order of the text, except among neighbours
         super().__init__(tokens, block_size, batch_size, seed)
-        self.tok = tok
+        self.tok, self.in_order = tok, in_order
         lengths = np.diff(tokens.bounds) - 1  # of the targets
-        shuffled = np.random.RandomState(seed).permutation(len(lengths))
-        self.rows = [shuffled[row] for row in pack(lengths[shuffled], block_size)]
+        rng, n = np.random.RandomState(seed), len(lengths)
+        order = np.argsort(np.arange(n) + rng.uniform(0, 200, n)) if in_order else rng.permutation(n)
+        self.rows = [order[row] for row in pack(lengths[order], block_size)]
         self.n = len(self.rows)
 
     def __len__(self) -> int:
@@ -102,6 +104,8 @@ class ChatWindows(Windows):
 
     def shuffle(self, epoch: int) -> np.ndarray:
         "The rows of an epoch in their order."
+        if self.in_order:
+            return np.arange(self.n)
         return np.random.RandomState([self.seed, epoch]).permutation(self.n)
 
     def __getitem__(self, step: int) -> tuple[Tensor, ...]:

@@ -35,7 +35,7 @@ from .world.judging import sample_tales, valid_fraction
 from .world.skills import skill_accuracy
 
 # %% ../nbs/10_training.ipynb #train-config
-SCHEDULES = {"linear": constant_linear, "cosine": warmup_cosine}
+SCHEDULES = {"linear": constant_linear, "cosine": warmup_cosine, "constant": partial(constant_linear, hold=1)}
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -51,7 +51,7 @@ class TrainConfig:
     embedding_lr: float | None = None  # of the embeddings, and of an untied lm_head
     vector_lr: float | None = None  # of gains and biases
     weight_decay: float = 0.0  # of matrices and embeddings
-    schedule: str = "linear"  # or "cosine"
+    schedule: str = "linear"  # or "cosine", "constant"
     warmup: int = 20  # steps
     clip: float = 1.0  # the largest norm of a gradient
     dtype: str = "float32"  # of matrix products; or "tf32", "bfloat16", "float16": chapter "GPU"
@@ -165,7 +165,7 @@ def train(
     windows = Windows(train_tokens, size, config.batch_size, config.seed)
     val_batches = validation_batches(val_tokens, size, config.batch_size)
     if takes_turns(corpus, tok):  # conversations, with the loss on the answers: chapter "Chat"
-        windows = ChatWindows(train_tokens, tok, size, config.batch_size, config.seed)
+        windows = ChatWindows(train_tokens, tok, size, config.batch_size, config.seed, corpus.in_order)
         val_batches = ChatWindows(val_tokens, tok, size, config.batch_size)
     run = Run(model, windows, config)
     evaluate = partial(evaluate_run, model, tok, corpus, val_batches)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tinygpt import tales
 from tinygpt.io import downloads
 from tinygpt.io.text import read_text, text_files, text_size
-from tinygpt.world.drills import drill
+from tinygpt.world.drills import STAGES, drill
 from tinygpt.world.grammar import the_grammar
 from tinygpt.world.skills import spans
 
@@ -18,6 +18,7 @@ CORPORA = ("tales", "chats", "drills", "shakespeare", "tinystories")
 SPECIAL_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
 UNSEEN = 10**9  # seeds from here on are for validation
 TALES = {"train": range(4000), "val": range(UNSEEN, UNSEEN + 500), "heldout": range(300)}
+DRILLS = {"train": range(STAGES[-1][0]), "val": range(UNSEEN, UNSEEN + 500)}
 CHATS = {"train": range(20_000), "val": range(UNSEEN, UNSEEN + 500)}
 
 @dataclass(eq=False, repr=False)
@@ -52,6 +53,7 @@ class Corpus:
     val: Documents
     heldout: Documents | None = None  # with pairs of colour and thing that never occur in `train`
     known_source: bool = False  # whether the exact probability of each text is known
+    in_order: bool = False  # whether training reads the texts in their order: a curriculum
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.train)
@@ -73,11 +75,11 @@ def strange_tale(number: int) -> str:
     return next(tale for seed in count(1000 * number) if (tale := tales.tale(seed, heldout=True)) != tales.tale(seed))
 
 def chat_or_drill(number: int) -> str:
-    "A conversation or, for one number in four, a drill; in place of most conversations that ask for a tale, a drill."
+    "A conversation or, for one number in four and in place of most conversations that begin with a tale, a drill."
     text = tales.chat(number)
     wishes = tuple(f"<|user|> {steps[0].name}<" for _, steps in the_grammar().rules["Wish"])
     rare = text.startswith(wishes) and number % 8 != 1  # a tale is long, and told already
-    return drill(number) if rare or number % 4 == 0 else text
+    return drill(STAGES[-1][0] + number) if rare or number % 4 == 0 else text
 
 def running_text(parts: list[tuple[Path, int, int]]) -> Documents:
     "Files, or ranges of bytes of files, as running text; each is a document."
@@ -120,13 +122,13 @@ def corpus(name_or_path: str | Path) -> Corpus:
             write = {"train": tales.tale, "val": tales.tale, "heldout": strange_tale}
             splits = {name: Seeded(write[name], seeds) for name, seeds in TALES.items()}
             return Corpus("tales", **splits, known_source=True)
-        case "chats":  # conversations about tales; special tokens in them say who speaks
+        case "chats":  # conversations, with special tokens that say who speaks; among those for training, drills
             write = {"train": chat_or_drill, "val": tales.chat}
             splits = {name: Seeded(write[name], seeds, SPECIAL_TOKENS) for name, seeds in CHATS.items()}
             return Corpus("chats", **splits, known_source=True)
-        case "drills":  # conversations in which words are repeated
-            splits = {name: Seeded(drill, seeds, SPECIAL_TOKENS) for name, seeds in CHATS.items()}
-            return Corpus("drills", **splits)
+        case "drills":  # a curriculum of conversations in which words must be found again
+            splits = {name: Seeded(drill, seeds, SPECIAL_TOKENS) for name, seeds in DRILLS.items()}
+            return Corpus("drills", **splits, in_order=True)
         case "shakespeare":
             return own_corpus("shakespeare", [downloads.shakespeare()])
         case "tinystories":  # two million stories in simple words (2 GB)

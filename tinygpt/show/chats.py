@@ -2,17 +2,13 @@
 
 import csv
 import html
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 import numpy as np
-import torch
 from torch import Tensor
-from tinygpt.engine.modes import eval_mode
 from tinygpt.show.pictures import TINTS, Picture, show, visible
-from tinygpt.world.drills import drill
 
-__all__ = ["drawn_mask", "drawn_rows", "recorded_chats", "accuracy_plot", "drill_accuracy"]
+__all__ = ["drawn_mask", "drawn_rows", "recorded_chats", "accuracy_plot"]
 
 RUNS = Path(__file__).parents[2] / "data" / "chat-runs.csv"  # written by python -m tests.chats
 
@@ -73,26 +69,10 @@ def accuracy_plot(runs: Mapping[str, Sequence[Mapping[str, float]]]):
         recipe = name.split(", seed")[0]
         first = recipe not in recipes
         color = recipes.setdefault(recipe, f"C{len(recipes)}")
-        seconds = [0, *(row["seconds"] for row in rows)]
-        accuracies = [0, *(row["accuracy"] for row in rows)]
+        seconds, accuracies = ([row[key] for row in rows] for key in ("seconds", "accuracy"))
         ax.plot(seconds, accuracies, color=color, lw=1.5, label=recipe if first else None)
     ax.axhline(0.5, color="#7b818a", lw=0.8, ls=":")
     ax.set(xlabel="seconds of training", ylabel="right answers", ylim=(0, 1), xlim=(0, None))
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.03))
+    ax.legend(loc="upper left")
     return fig
-
-def drill_accuracy(model, tok, n: int = 100) -> dict[str, float]:
-    "For each kind of question in n unseen drills, the fraction of right answers."
-    right, asked = {}, {}
-    assistant, end = tok.special_tokens["<|assistant|>"], tok.special_tokens["<|end|>"]
-    for seed in range(2**31, 2**31 + n):  # far from those of the corpora
-        text = drill(seed) + "<|end|>"
-        ids = tok.encode(text, allowed_special="all")
-        with eval_mode(model):
-            hits = model(torch.tensor([ids]))[0, :-1].argmax(-1) == torch.tensor(ids[1:])  # (T - 1,), of the targets
-        starts = [i for i, id in enumerate(ids) if id == assistant]
-        for kind, start in zip(re.findall(r"What is after|What is before|Who is before", text), starts):
-            asked[kind] = asked.get(kind, 0) + 1
-            right[kind] = right.get(kind, 0) + bool(hits[start : ids.index(end, start)].all())
-    return {kind: round(right[kind] / asked[kind], 2) for kind in sorted(asked)}

@@ -1,34 +1,129 @@
-"""Drills: conversations that train what answering needs, to find a word again and to copy what belongs to it."""
+"""Drills: short conversations that train what answering needs, one skill after the other.
+
+A drill states a few facts about some people, and asks for them. The corpus "drills" is a curriculum of six stages. In the
+first ones, nearly every token of an answer must be found in the facts, so a skill is learned that conversations teach late
+or not at all.
+"""
 
 import random
+from collections.abc import Callable, Sequence
 from tinygpt.world.grammar import the_grammar
 
-def repeat(rng: random.Random) -> str:
-    "A drill in which some words of the grammar are said again."
-    lists = the_grammar().words
-    words = " ".join(rng.choice(lists[rng.choice(list(lists))]) for _ in range(rng.randint(6, 16)))
-    return f"<|user|> Repeat: {words}<|assistant|> {words}"
+Turn = tuple[str, str]  # a question and its answer
+KINDS = ("place", "color", "number", "look", "feeling")  # lists of words that people are given; each word is one token
 
-def look_up(rng: random.Random) -> str:
-    "A drill with some names, each followed by a few words, and questions about them."
+def random_names(rng: random.Random, n: int) -> list[str]:
+    "Some names."
     lists = the_grammar().words
-    names = rng.sample(lists["girl"] + lists["boy"], rng.randint(2, 4))
-    words = [word for name in ("thing", "place", "color", "number", "look", "feeling") for word in lists[name]]
-    things = iter(rng.sample(words, 16))
-    groups = [[name, *(next(things) for _ in range(rng.randint(2, 4)))] for name in names]
-    text = "".join(f" {' '.join(group)}." for group in groups)
-    for _ in range(5):
-        group = rng.choice(groups)
-        i = rng.randrange(1, len(group))
-        question, answer = rng.choice([
-            (f"What is after {group[i - 1]}?", group[i]),
-            (f"What is before {group[i]}?", group[i - 1]),
-            (f"Who is before {group[i]}?", group[0]),
-        ])
-        text += f" {question}<|assistant|> {answer}<|end|><|user|>"
-    return f"<|user|>{text}".removesuffix("<|end|><|user|>")
+    return rng.sample(lists["girl"] + lists["boy"], n)
 
-def drill(seed: int) -> str:
-    "The drill that this seed writes."
-    rng = random.Random(seed)
-    return repeat(rng) if rng.random() < 0.5 else look_up(rng)
+def conversation(facts: list[str], turns: list[Turn]) -> str:
+    "Facts, and then questions with their answers."
+    asked = "<|end|><|user|> ".join(f"{question}<|assistant|> {answer}" for question, answer in turns)
+    return f"<|user|> {' '.join(facts)} {asked}"
+
+def up_to_eight(rng: random.Random, turns: list[Turn]) -> list[Turn]:
+    "At most eight of the turns, in any order."
+    return rng.sample(turns, min(8, len(turns)))
+
+# ---- words: "Jonas tired. Ida pleased frozen."
+
+def facts_with_words(rng: random.Random, more: Sequence[str] = ()) -> tuple[list[str], list[tuple[str, str]]]:
+    "Facts: some people, each with one to four words of the lists or of `more`. And each word with its owner."
+    lists = the_grammar().words
+    vocabulary = [word for kind in KINDS for word in lists[kind]] + [*more]
+    words = iter(rng.sample(vocabulary, 16))  # enough for four people with four words each
+    told = {name: [next(words) for _ in range(rng.randint(1, 4))] for name in random_names(rng, rng.randint(2, 4))}
+    return ([f"{name} {' '.join(own)}." for name, own in told.items()],
+            [(word, name) for name, own in told.items() for word in own])
+
+def owners_listed(rng: random.Random) -> str:
+    "One answer, which repeats each word and then names its owner."
+    facts, owners = facts_with_words(rng)
+    rng.shuffle(owners)
+    question = f"Whose: {' '.join(word for word, _ in owners)}"
+    return conversation(facts, [(question, " ".join(f"{word} {name}" for word, name in owners))])
+
+def owner_questions(rng: random.Random) -> str:
+    "Who has this word, or this thing?"
+    facts, owners = facts_with_words(rng, [f"{thing}s" for thing in the_grammar().words["thing"]])
+    return conversation(facts, up_to_eight(rng, [(f"Who has {word}?", name) for word, name in owners]))
+
+# ---- things: "Judith has ten pink combs. Igor has four grey masks."
+
+def facts_with_things(rng: random.Random) -> tuple[list[str], list[tuple[str, str, str, str]]]:
+    "Facts: some people and what they have. And for each fact its name, number, color and thing."
+    lists, n = the_grammar().words, rng.randint(2, 4)
+    numbers, colors, things = (rng.sample(lists[kind], n) for kind in ("number", "color", "thing"))
+    owned = [*zip(random_names(rng, n), numbers, colors, (f"{thing}s" for thing in things))]
+    return [f"{name} has {number} {color} {thing}." for name, number, color, thing in owned], owned
+
+def things_listed(rng: random.Random) -> str:
+    "One answer, which repeats each thing and then gives its color, number and owner."
+    facts, owned = facts_with_things(rng)
+    rng.shuffle(owned)
+    question = f"Things: {' '.join(thing for *_, thing in owned)}"
+    return conversation(facts, [(question, " ".join(" ".join(reversed(one)) for one in owned))])
+
+def thing_questions_long(rng: random.Random) -> str:
+    "What color, and how many? The answer goes on with all else that was said of the thing."
+    facts, owned = facts_with_things(rng)
+    turns = []
+    for name, number, color, thing in owned:
+        turns += [(f"What colour are the {thing}?", f"{color} {number} {name}"),
+                  (f"How many {thing} are there?", f"{number} {color} {name}")]
+    return conversation(facts, up_to_eight(rng, turns))
+
+def thing_questions_short(rng: random.Random) -> str:
+    "What color, and how many? Answered as in conversations."
+    facts, owned = facts_with_things(rng)
+    turns = []
+    for _, number, color, thing in owned:
+        turns += [(f"What colour are the {thing}?", f"{color.capitalize()}."),
+                  (f"How many {thing} are there?", f"{number.capitalize()}.")]
+    return conversation(facts, up_to_eight(rng, turns))
+
+# ---- attributes: "Edda color black place cave. Otto color brown place wood."
+
+def facts_with_attributes(rng: random.Random, n_kinds: int) -> tuple[list[str], list[tuple[str, str, str]]]:
+    "Facts: some people, each with a word of every kind. And the name, kind and word of each."
+    lists, kinds = the_grammar().words, rng.sample(KINDS, n_kinds)
+    facts, told = [], []
+    for name in random_names(rng, rng.randint(2, 3)):
+        own = [(kind, rng.choice(lists[kind])) for kind in rng.sample(kinds, len(kinds))]
+        facts.append(f"{name} {' '.join(f'{kind} {word}' for kind, word in own)}.")
+        told += [(name, kind, word) for kind, word in own]
+    return facts, told
+
+def attributes_listed(rng: random.Random) -> str:
+    "One answer, which repeats each name and kind and then gives the word."
+    facts, told = facts_with_attributes(rng, rng.randint(2, 3))
+    rng.shuffle(told)
+    question = f"Words: {' '.join(f'{name} {kind}' for name, kind, _ in told)}"
+    return conversation(facts, [(question, " ".join(" ".join(one) for one in told))])
+
+def attribute_questions(rng: random.Random) -> str:
+    "What place, or color, has this name?"
+    facts, told = facts_with_attributes(rng, rng.randint(2, 4))
+    return conversation(facts, up_to_eight(rng, [(f"What {kind} has {name}?", word) for name, kind, word in told]))
+
+# ---- the curriculum
+
+Writer = Callable[[random.Random], str]
+STAGES: list[tuple[int, list[Writer]]] = [  # up to which number, and who writes; a writer named twice writes twice as often
+    (17_300, [owners_listed]),
+    (19_400, [things_listed]),
+    (21_800, [thing_questions_long]),
+    (24_000, [thing_questions_long, thing_questions_short, owner_questions]),
+    (26_900, [attributes_listed, attributes_listed, attributes_listed, attributes_listed,
+              owner_questions, thing_questions_short]),
+    (29_000, [attribute_questions, attribute_questions, owner_questions, thing_questions_short, thing_questions_long]),
+]
+AMONG_CHATS: list[Writer] = [  # also of the validation text of the drills
+    attribute_questions, thing_questions_short, thing_questions_short, owner_questions, owner_questions]
+
+def drill(number: int) -> str:
+    "The drill of this number: of the curriculum or, beyond it, one of those that come among conversations."
+    rng = random.Random(number)
+    writers = next((writers for stop, writers in STAGES if number < stop), AMONG_CHATS)
+    return rng.choice(writers)(rng)
