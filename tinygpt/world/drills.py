@@ -65,23 +65,24 @@ def things_listed(rng: random.Random) -> str:
     question = f"Things: {' '.join(thing for *_, thing in owned)}"
     return conversation(facts, [(question, " ".join(" ".join(reversed(one)) for one in owned))])
 
-def thing_questions_long(rng: random.Random) -> str:
-    "What color, and how many? The answer goes on with all else that was said of the thing."
+def thing_questions(rng: random.Random, color_answer: str, number_answer: str) -> str:
+    "What color, and how many? The answers are filled in with what was said of the thing."
     facts, owned = facts_with_things(rng)
     turns = []
     for name, number, color, thing in owned:
-        turns += [(f"What colour are the {thing}?", f"{color} {number} {name}"),
-                  (f"How many {thing} are there?", f"{number} {color} {name}")]
+        words = {"name": name, "number": number, "color": color,
+                 "Number": number.capitalize(), "Color": color.capitalize()}
+        turns += [(f"What colour are the {thing}?", color_answer.format(**words)),
+                  (f"How many {thing} are there?", number_answer.format(**words))]
     return conversation(facts, up_to_eight(rng, turns))
 
+def thing_questions_long(rng: random.Random) -> str:
+    "Questions about things; an answer goes on with all else that was said."
+    return thing_questions(rng, "{color} {number} {name}", "{number} {color} {name}")
+
 def thing_questions_short(rng: random.Random) -> str:
-    "What color, and how many? Answered as in conversations."
-    facts, owned = facts_with_things(rng)
-    turns = []
-    for _, number, color, thing in owned:
-        turns += [(f"What colour are the {thing}?", f"{color.capitalize()}."),
-                  (f"How many {thing} are there?", f"{number.capitalize()}.")]
-    return conversation(facts, up_to_eight(rng, turns))
+    "Questions about things, answered as in conversations."
+    return thing_questions(rng, "{Color}.", "{Number}.")
 
 # ---- attributes: "Edda color black place cave. Otto color brown place wood."
 
@@ -110,7 +111,8 @@ def attribute_questions(rng: random.Random) -> str:
 # ---- the curriculum
 
 Writer = Callable[[random.Random], str]
-STAGES: list[tuple[int, list[Writer]]] = [  # up to which number, and who writes; a writer named twice writes twice as often
+# up to which number, and who writes; a writer named twice writes twice as often
+STAGES: list[tuple[int, list[Writer]]] = [
     (17_300, [owners_listed]),
     (19_400, [things_listed]),
     (21_800, [thing_questions_long]),
