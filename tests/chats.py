@@ -1,9 +1,9 @@
 """Trains the recipe for chats with four seeds, and control runs, with drills in any order and without them:
 python -m tests.chats
 
-data/chat-runs.csv holds every evaluation; tinygpt/assets/chat/ the model of seed 0 in 16 bits, and its card. The accuracy
-is that over all answers of the first 60 validation conversations, in the last row of a run of the first 300. The seconds
-are those of the whole run, evaluations included."""
+data/chat-runs.csv holds every evaluation of fine-tuning; tinygpt/assets/midtrained/ and tinygpt/assets/chat/ the models of
+one seed in 16 bits, and their cards. The accuracy is that over all answers of the first 60 validation conversations, in the
+last row of a run of the first 300. The seconds are those of training, without evaluations."""
 
 import csv
 import datetime
@@ -11,25 +11,44 @@ import os
 import platform
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import torch
-from tinygpt import Corpus, TrainConfig, answers, corpus, load, save, train
+from tinygpt import GPT, TrainConfig, answers, corpus, load, save, train
 from tinygpt.cli.settings import config_file, read_settings
 from tinygpt.io.corpus import CHATS, SPECIAL_TOKENS, Seeded
-from tinygpt.presets import CHAT, TRAINED
-from tinygpt.tales import chat
+from tinygpt.io.log import Record
+from tinygpt.presets import CHAT, MIDTRAINED, TRAINED
+from tinygpt.tales import chat, the_tokenizer
 
 DRILL_RECIPE, CHAT_RECIPE = (TrainConfig(**read_settings(config_file(name))["train"]) for name in ("drills", "chats"))
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "data" / "chat-runs.csv"
 RECIPES = {"drills in order": range(4), "drills shuffled": range(3), "conversations alone": range(3)}  # seeds
+SHIPPED = 1  # the seed whose models ship: of the two best, the one that also copes with facts without adjectives
+ALONE_STEPS = 1200  # of conversations alone: more than twice as long as fine-tuning after the drills
+MIDTRAINED_CARD = """\
+# A small model that finds words again
+
+The model of tales after {drills:,} steps of drills ({seconds:.0f} seconds), by the recipe of the chapter "Chat", with seed {shipped}.
+It is made to be fine-tuned on conversations:
+
+    import tinygpt as tg
+    from tinygpt.presets import MIDTRAINED
+    model, tok = tg.load(MIDTRAINED)
+    question = "Ida has three purple vases. Kurt has six red hats. How many hats are there?"
+    print("".join(tg.reply(model, tok, [{{"role": "user", "content": question}}])))
+
+{machine}
+
+It is a toy, and knows little but drills. To make it again: `python -m tests.chats`.
+"""
 CARD = """\
 # A small model that answers
 
-The model of tales, trained further to answer questions: {drills:,} steps of drills and {chats:,} of conversations and drills, by
-the recipe of the chapter "Chat".
+The model of tales after {drills:,} steps of drills and {chats:,} of conversations, by the recipe of the chapter "Chat", with
+seed {shipped}.
 
     import tinygpt as tg
     from tinygpt.presets import CHAT
@@ -40,14 +59,23 @@ the recipe of the chapter "Chat".
 Right answers, of all in 300 unseen conversations (greedy decoding, every token right, and the answer ended):
 
 | | {seeds} |
-|---|{lines}
+|---|---|{lines}
 {rows}
+| seconds of drills | {drill_seconds} |
+| seconds of fine-tuning | {seconds} |
 
-Seconds of training for each: {seconds}. {machine}
+{machine}
 
 It is a toy. It knows what it is told about two people, in the words of this one grammar, and nothing of the world. To make it
 again: `python -m tests.chats`.
 """
+
+
+def training_seconds(records: list[Record]) -> list[float]:
+    "The seconds that the steps up to each record took, without evaluations."
+    tokens = [0, *(record.tokens for record in records)]
+    return [*accumulate((after - before) / record.tokens_per_second
+                        for before, after, record in zip(tokens, tokens[1:], records))]
 
 
 def over_all(kinds: dict[str, float], n: int) -> float:
@@ -56,24 +84,31 @@ def over_all(kinds: dict[str, float], n: int) -> float:
     return sum(kinds[kind] * counts[kind] for kind in kinds) / counts.total()
 
 
-def one_run(recipe: str, seed: int) -> tuple[list[dict], tuple]:
-    "Train with a seed; returns its evaluations, and the model with its tokenizer."
-    (model, tok), rows, seconds, done = load(TRAINED), [], 0.0, 0
-    alone = Corpus("chats alone", Seeded(chat, CHATS["train"], SPECIAL_TOKENS), corpus("chats").val)
-    drills = replace(corpus("drills"), in_order=recipe == "drills in order")
-    stages = [(drills, DRILL_RECIPE), (corpus("chats"), CHAT_RECIPE)]
-    for text, config in [(alone, CHAT_RECIPE)] if recipe == "conversations alone" else stages:
-        records = train(model, tok, text, replace(config, seed=seed), progress=False)
-        for record in records:
-            if record.skills:
-                n = 300 if record.step == record.steps else 60
-                rows.append({"recipe": recipe, "seed": seed, "step": done + record.step,
-                             "seconds": round(seconds + record.seconds, 1),
-                             "accuracy": round(over_all(record.skills, n), 4)}
-                            | {kind: round(fraction, 4) for kind, fraction in record.skills.items()})
-        seconds, done = seconds + records[-1].seconds, done + len(records)
+def one_run(recipe: str, seed: int, midtrained: Path | None = None) -> tuple[list[dict], GPT]:
+    "Train with a seed; returns the evaluations and the model. In `midtrained` the model after the drills is saved."
+    (model, tok), drill_seconds = load(TRAINED), 0.0
+    if recipe == "conversations alone":
+        text = replace(corpus("chats"), train=Seeded(chat, CHATS["train"], SPECIAL_TOKENS))
+        config = replace(CHAT_RECIPE, steps=ALONE_STEPS)
+    else:
+        drills = replace(corpus("drills"), in_order=recipe == "drills in order")
+        never = replace(DRILL_RECIPE, seed=seed, eval_every=DRILL_RECIPE.steps)
+        drill_seconds = training_seconds(train(model, tok, drills, never, progress=False))[-1]
+        model = model.half().float()  # as it is stored
+        if midtrained:
+            save(midtrained, model.half(), tok)
+            model = model.float()
+        text, config = corpus("chats"), CHAT_RECIPE
+    records = train(model, tok, text, replace(config, seed=seed, eval_every=50), progress=False)
+    rows = []
+    for record, seconds in zip(records, training_seconds(records)):
+        if record.skills:
+            n = 300 if record.step == record.steps else 60
+            rows.append({"recipe": recipe, "seed": seed, "drill_seconds": round(drill_seconds), "step": record.step,
+                         "seconds": round(seconds, 1), "accuracy": round(over_all(record.skills, n), 4)}
+                        | {kind: round(fraction, 4) for kind, fraction in record.skills.items()})
     print(recipe, seed, rows[-1], flush=True)
-    return rows, (model, tok)
+    return rows, model
 
 
 def write_runs(rows: list[dict], machine: str):
@@ -84,20 +119,25 @@ def write_runs(rows: list[dict], machine: str):
         writer.writerows(row | {"machine": machine} for row in rows)
 
 
-def write_card(last: list[dict], machine: str):
-    "Write the model's card, from the last evaluation of each seed."
-    kinds = [*last[0]][4:]
+def write_cards(last: list[dict], machine: str):
+    "Write the cards of the two models, from the last evaluation of each seed."
+    kinds = [*last[0]][5:]
     lines = [f"| {kind} | {' | '.join(f'{row[kind]:.1%}' for row in last)} |" for kind in kinds]
     card = CARD.format(
         drills=DRILL_RECIPE.steps,
         chats=CHAT_RECIPE.steps,
+        shipped=SHIPPED,
         machine=f"The machine: {machine}.",
         lines="---|" * len(last),
         seeds=" | ".join(f"seed {row['seed']}" for row in last),
-        seconds=", ".join(f"{row['seconds']:.0f}" for row in last),
+        drill_seconds=" | ".join(f"{row['drill_seconds']}" for row in last),
+        seconds=" | ".join(f"{row['seconds']:.0f}" for row in last),
         rows="\n".join(lines).replace("| accuracy |", "| **all** |"),
     )
     (CHAT / "README.md").write_text(card, encoding="utf-8")
+    card = MIDTRAINED_CARD.format(drills=DRILL_RECIPE.steps, seconds=last[SHIPPED]["drill_seconds"], shipped=SHIPPED,
+                                  machine=f"The machine: {machine}.")
+    (MIDTRAINED / "README.md").write_text(card, encoding="utf-8")
 
 
 def main():
@@ -106,14 +146,14 @@ def main():
     machine = f"{cores}, torch {torch.__version__}, {datetime.date.today()}"
     for recipe, seeds in RECIPES.items():
         for seed in seeds:
-            found, (model, tok) = one_run(recipe, seed)
+            ships = recipe == "drills in order" and seed == SHIPPED
+            found, model = one_run(recipe, seed, MIDTRAINED if ships else None)
             rows += found
             write_runs(rows, machine)
-            if recipe == "drills in order":
-                last.append(found[-1])
-                write_card(last, machine)
-                if seed == 0:
-                    save(CHAT, model.half(), tok)
+            last.append(found[-1])
+            if ships:
+                save(CHAT, model.half(), the_tokenizer())
+    write_cards([row for row in last if row["recipe"] == "drills in order"], machine)
 
 
 if __name__ == "__main__":

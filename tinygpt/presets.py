@@ -7,7 +7,8 @@ __all__ = ["SIZES", "preset"]
 
 ASSETS = Path(str(resources.files("tinygpt"))) / "assets"
 TRAINED = ASSETS / "trained"  # a model that comes with the package
-CHAT = ASSETS / "chat"  # the same model after it has learned to answer
+MIDTRAINED = ASSETS / "midtrained"  # the same model after drills, which it is fine-tuned from
+CHAT = ASSETS / "chat"  # and after conversations: it answers
 
 SIZES = {
     "tiny": dict(shape="modern", n_layer=3, n_head=4, n_embd=128, n_hidden=128, vocab_size=2048, block_size=256,

@@ -72,7 +72,7 @@ def accuracy_plot(runs: Mapping[str, Sequence[Mapping[str, float]]]):
         seconds, accuracies = ([row[key] for row in rows] for key in ("seconds", "accuracy"))
         ax.plot(seconds, accuracies, color=color, lw=1.5, label=recipe if first else None)
     ax.axhline(0.5, color="#7b818a", lw=0.8, ls=":")
-    ax.set(xlabel="seconds of training", ylabel="right answers", ylim=(0, 1), xlim=(0, None))
+    ax.set(xlabel="seconds of fine-tuning", ylabel="right answers", ylim=(0, 1), xlim=(0, None))
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     ax.legend(loc="upper left")
     return fig

@@ -1,13 +1,14 @@
 """Drills: short conversations that train what answering needs, one skill after the other.
 
-A drill states a few facts about some people, and asks for them. The corpus "drills" is a curriculum of six stages. In the
-first ones, nearly every token of an answer must be found in the facts, so a skill is learned that conversations teach late
-or not at all.
+A drill states a few facts about some people, and asks for them. The corpus "drills" is a curriculum: each kind of facts
+is first asked for in lists, where the answer repeats each word that was asked, and then in questions, where it doesn't.
+Nearly every token of an answer must be found in the facts, so a skill is learned that conversations teach late or not at
+all.
 """
 
 import random
 from collections.abc import Callable, Sequence
-from tinygpt.world.grammar import the_grammar
+from tinygpt.world.grammar import the_grammar, with_article
 
 Turn = tuple[str, str]  # a question and its answer
 KINDS = ("place", "color", "number", "look", "feeling")  # lists of words that people are given; each word is one token
@@ -65,24 +66,47 @@ def things_listed(rng: random.Random) -> str:
     question = f"Things: {' '.join(thing for *_, thing in owned)}"
     return conversation(facts, [(question, " ".join(" ".join(reversed(one)) for one in owned))])
 
-def thing_questions(rng: random.Random, color_answer: str, number_answer: str) -> str:
-    "What color, and how many? The answers are filled in with what was said of the thing."
+def numbers_listed(rng: random.Random) -> str:
+    "One answer, which repeats each thing and then gives its number; half of the facts, which are easier, name no color."
+    facts, owned = facts_with_things(rng)
+    facts = [f"{name} has {number} {thing}." if rng.random() < 0.5 else fact
+             for fact, (name, number, _, thing) in zip(facts, owned)]
+    rng.shuffle(owned)
+    question = f"Numbers: {' '.join(thing for *_, thing in owned)}"
+    return conversation(facts, [(question, " ".join(f"{thing} {number}" for _, number, _, thing in owned))])
+
+def thing_questions(rng: random.Random, color_answer: str, number_answer: str, name_answer: str) -> str:
+    "What color, how many, and who has them? The answers are filled in with what was said of the thing."
     facts, owned = facts_with_things(rng)
     turns = []
     for name, number, color, thing in owned:
         words = {"name": name, "number": number, "color": color,
                  "Number": number.capitalize(), "Color": color.capitalize()}
         turns += [(f"What colour are the {thing}?", color_answer.format(**words)),
-                  (f"How many {thing} are there?", number_answer.format(**words))]
+                  (f"How many {thing} are there?", number_answer.format(**words)),
+                  (f"Who has {thing}?", name_answer.format(**words))]
     return conversation(facts, up_to_eight(rng, turns))
 
 def thing_questions_long(rng: random.Random) -> str:
     "Questions about things; an answer goes on with all else that was said."
-    return thing_questions(rng, "{color} {number} {name}", "{number} {color} {name}")
+    return thing_questions(rng, "{color} {number} {name}", "{number} {color} {name}", "{name} {number} {color}")
+
+def thing_questions_twice(rng: random.Random) -> str:
+    "Questions about things; an answer gives the word as it was told, and then as in conversations."
+    return thing_questions(rng, "{color} {Color}.", "{number} {Number}.", "{name} {name}.")
 
 def thing_questions_short(rng: random.Random) -> str:
     "Questions about things, answered as in conversations."
-    return thing_questions(rng, "{Color}.", "{Number}.")
+    return thing_questions(rng, "{Color}.", "{Number}.", "{name}.")
+
+def thing_sentences(rng: random.Random) -> str:
+    "What somebody has, and whose the things are; answered in the sentences of conversations."
+    facts, owned = facts_with_things(rng)
+    turns = []
+    for name, number, color, thing in owned:
+        turns += [(f"What does {name} have?", f"{number.capitalize()} {color} {thing}."),
+                  (f"Whose are the {thing}?", f"So {name} has {number} {color} {thing}.")]
+    return conversation(facts, up_to_eight(rng, turns))
 
 # ---- attributes: "Edda color black place cave. Otto color brown place wood."
 
@@ -108,6 +132,36 @@ def attribute_questions(rng: random.Random) -> str:
     facts, told = facts_with_attributes(rng, rng.randint(2, 4))
     return conversation(facts, up_to_eight(rng, [(f"What {kind} has {name}?", word) for name, kind, word in told]))
 
+# ---- phrases: "Ida by a misty moor. Kurt because the soup is cold."
+
+def random_phrase(rng: random.Random) -> str:
+    "What conversations tell about people: where they live, why they feel as they do, or what they have."
+    lists = the_grammar().words
+    match rng.randrange(3):
+        case 0:
+            return f"{rng.choice(lists['near'])} {with_article(rng.choice(lists['look']), 'a')} {rng.choice(lists['place'])}"
+        case 1:
+            return f"because {rng.choice(lists['reason'])}"
+        case _:
+            return f"{rng.choice(lists['number'])} {rng.choice(lists['color'])} {rng.choice(lists['thing'])}s"
+
+def facts_with_phrases(rng: random.Random) -> tuple[list[str], list[tuple[str, str]]]:
+    "Facts: some people, each with a phrase. And each name with its phrase."
+    told = [(name, random_phrase(rng)) for name in random_names(rng, rng.randint(2, 4))]
+    return [f"{name} {phrase}." for name, phrase in told], told
+
+def phrases_listed(rng: random.Random) -> str:
+    "One answer, which repeats each name and then gives its phrase."
+    facts, told = facts_with_phrases(rng)
+    rng.shuffle(told)
+    question = f"Phrases: {' '.join(name for name, _ in told)}"
+    return conversation(facts, [(question, " ".join(f"{name} {phrase}" for name, phrase in told))])
+
+def phrase_questions(rng: random.Random) -> str:
+    "And this name?"
+    facts, told = facts_with_phrases(rng)
+    return conversation(facts, up_to_eight(rng, [(f"And {name}?", phrase) for name, phrase in told]))
+
 # ---- the curriculum
 
 Writer = Callable[[random.Random], str]
@@ -116,16 +170,22 @@ STAGES: list[tuple[int, list[Writer]]] = [
     (17_300, [owners_listed]),
     (19_400, [things_listed]),
     (21_800, [thing_questions_long]),
-    (24_000, [thing_questions_long, thing_questions_short, owner_questions]),
+    (24_000, [thing_questions_long, thing_questions_long, owner_questions]),
     (26_900, [attributes_listed, attributes_listed, attributes_listed, attributes_listed,
-              owner_questions, thing_questions_short]),
-    (29_000, [attribute_questions, attribute_questions, owner_questions, thing_questions_short, thing_questions_long]),
+              owner_questions, thing_questions_long]),
+    (29_000, [attribute_questions, attribute_questions, owner_questions, thing_questions_long]),
+    (31_900, [numbers_listed, numbers_listed, numbers_listed, numbers_listed, thing_questions_long, thing_questions_long,
+              owner_questions, attribute_questions]),
+    (35_100, [phrases_listed, phrases_listed, phrases_listed, thing_questions_twice, thing_questions_twice,
+              thing_questions_twice, numbers_listed, owner_questions, attribute_questions]),
+    (38_000, [phrase_questions, phrase_questions, thing_questions_short, thing_questions_short, thing_questions_twice,
+              owner_questions, attribute_questions]),
+    (43_000, [thing_sentences, thing_sentences, thing_questions_short, thing_questions_short, thing_questions_short,
+              phrase_questions, owner_questions, attribute_questions]),
 ]
-AMONG_CHATS: list[Writer] = [  # also of the validation text of the drills
-    attribute_questions, thing_questions_short, thing_questions_short, owner_questions, owner_questions]
 
 def drill(number: int) -> str:
-    "The drill of this number: of the curriculum or, beyond it, one of those that come among conversations."
+    "The drill of this number: of the curriculum or, beyond it, as those of the last stage."
     rng = random.Random(number)
-    writers = next((writers for stop, writers in STAGES if number < stop), AMONG_CHATS)
+    _, writers = next((stage for stage in STAGES if number < stage[0]), STAGES[-1])
     return rng.choice(writers)(rng)
