@@ -74,5 +74,5 @@ def accuracy_plot(runs: Mapping[str, Sequence[Mapping[str, float]]]):
     ax.axhline(0.5, color="#7b818a", lw=0.8, ls=":")
     ax.set(xlabel="seconds of fine-tuning", ylabel="right answers", ylim=(0, 1), xlim=(0, None))
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-    ax.legend(loc="upper left")
+    ax.legend(loc="lower right")
     return fig
