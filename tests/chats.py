@@ -1,9 +1,9 @@
-"""Trains the recipe for chats with four seeds, and control runs, with drills in any order and without them:
+"""Trains the recipe for chats with four seeds, and control runs, with shuffled drills and without drills:
 python -m tests.chats
 
 data/chat-runs.csv holds every evaluation of fine-tuning; tinygpt/assets/midtrained/ and tinygpt/assets/chat/ the models of
-one seed in 16 bits, and their cards. The accuracy is that over all answers of the first 60 validation conversations, in the
-last row of a run of the first 300. The seconds are those of training, without evaluations."""
+one seed in 16 bits, and their cards. The accuracy is over all answers of the first 60 validation conversations; in the last
+row of each run, of the first 300. The seconds are those of training, without evaluations."""
 
 import csv
 import datetime
@@ -29,7 +29,7 @@ RECIPES = {"drills in order": range(4), "drills shuffled": range(3), "conversati
 SHIPPED = 1  # the seed whose models ship: of the two best, the one that also copes with facts without adjectives
 ALONE_STEPS = 1200  # of conversations alone: more than twice as long as fine-tuning after the drills
 MIDTRAINED_CARD = """\
-# A small model that finds words again
+# A small model after mid-training
 
 The model of tales after {drills:,} steps of drills ({seconds:.0f} seconds), by the recipe of the chapter "Chat", with seed {shipped}.
 It is made to be fine-tuned on conversations:
@@ -48,7 +48,7 @@ CARD = """\
 # A small model that answers
 
 The model of tales after {drills:,} steps of drills and {chats:,} of conversations, by the recipe of the chapter "Chat", with
-seed {shipped}.
+seed {shipped}, one of the two best of four.
 
     import tinygpt as tg
     from tinygpt.presets import CHAT
@@ -94,10 +94,10 @@ def one_run(recipe: str, seed: int, midtrained: Path | None = None) -> tuple[lis
         drills = replace(corpus("drills"), in_order=recipe == "drills in order")
         never = replace(DRILL_RECIPE, seed=seed, eval_every=DRILL_RECIPE.steps)
         drill_seconds = training_seconds(train(model, tok, drills, never, progress=False))[-1]
-        model = model.half().float()  # as it is stored
+        model = model.half()  # as it is stored
         if midtrained:
-            save(midtrained, model.half(), tok)
-            model = model.float()
+            save(midtrained, model, tok)
+        model = model.float()
         text, config = corpus("chats"), CHAT_RECIPE
     records = train(model, tok, text, replace(config, seed=seed, eval_every=50), progress=False)
     rows = []
@@ -121,8 +121,8 @@ def write_runs(rows: list[dict], machine: str):
 
 def write_cards(last: list[dict], machine: str):
     "Write the cards of the two models, from the last evaluation of each seed."
-    kinds = [*last[0]][5:]
-    lines = [f"| {kind} | {' | '.join(f'{row[kind]:.1%}' for row in last)} |" for kind in kinds]
+    columns = [name for name in last[0] if name not in ("recipe", "seed", "drill_seconds", "step", "seconds")]
+    lines = [f"| {name} | {' | '.join(f'{row[name]:.1%}' for row in last)} |" for name in columns]
     card = CARD.format(
         drills=DRILL_RECIPE.steps,
         chats=CHAT_RECIPE.steps,

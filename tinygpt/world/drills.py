@@ -1,9 +1,9 @@
 """Drills: short conversations that train what answering needs, one skill after the other.
 
-A drill states a few facts about some people, and asks for them. The corpus "drills" is a curriculum: each kind of facts
-is first asked for in lists, where the answer repeats each word that was asked, and then in questions, where it doesn't.
-Nearly every token of an answer must be found in the facts, so a skill is learned that conversations teach late or not at
-all.
+A drill states a few facts about some people, and asks for them. The corpus "drills" is a curriculum: a skill is first
+trained in lists, where the answer repeats each word that was asked for, and then in questions, where it doesn't. Nearly
+every token of an answer stands in the facts or the question, so a skill is learned that conversations teach late or not
+at all.
 """
 
 import random
@@ -14,17 +14,17 @@ Turn = tuple[str, str]  # a question and its answer
 KINDS = ("place", "color", "number", "look", "feeling")  # lists of words that people are given; each word is one token
 
 def random_names(rng: random.Random, n: int) -> list[str]:
-    "Some names."
+    "n different names."
     lists = the_grammar().words
     return rng.sample(lists["girl"] + lists["boy"], n)
 
 def conversation(facts: list[str], turns: list[Turn]) -> str:
-    "Facts, and then questions with their answers."
+    "Facts, and then questions with their answers; without the last <|end|>."
     asked = "<|end|><|user|> ".join(f"{question}<|assistant|> {answer}" for question, answer in turns)
     return f"<|user|> {' '.join(facts)} {asked}"
 
 def up_to_eight(rng: random.Random, turns: list[Turn]) -> list[Turn]:
-    "At most eight of the turns, in any order."
+    "At most eight of the turns, in random order."
     return rng.sample(turns, min(8, len(turns)))
 
 # ---- words: "Jonas tired. Ida pleased frozen."
@@ -91,7 +91,7 @@ def thing_questions_long(rng: random.Random) -> str:
     "Questions about things; an answer goes on with all else that was said."
     return thing_questions(rng, "{color} {number} {name}", "{number} {color} {name}", "{name} {number} {color}")
 
-def thing_questions_twice(rng: random.Random) -> str:
+def thing_questions_both(rng: random.Random) -> str:
     "Questions about things; an answer gives the word as it was told, and then as in conversations."
     return thing_questions(rng, "{color} {Color}.", "{number} {Number}.", "{name} {name}.")
 
@@ -111,7 +111,7 @@ def thing_sentences(rng: random.Random) -> str:
 # ---- attributes: "Edda color black place cave. Otto color brown place wood."
 
 def facts_with_attributes(rng: random.Random, n_kinds: int) -> tuple[list[str], list[tuple[str, str, str]]]:
-    "Facts: some people, each with a word of every kind. And the name, kind and word of each."
+    "Facts: some people, each with a word of each of some kinds. And the name, kind and word of each."
     lists, kinds = the_grammar().words, rng.sample(KINDS, n_kinds)
     facts, told = [], []
     for name in random_names(rng, rng.randint(2, 3)):
@@ -165,7 +165,7 @@ def phrase_questions(rng: random.Random) -> str:
 # ---- the curriculum
 
 Writer = Callable[[random.Random], str]
-# up to which number, and who writes; a writer named twice writes twice as often
+# the number at which a stage ends, and its writers; one named twice writes twice as often
 STAGES: list[tuple[int, list[Writer]]] = [
     (17_300, [owners_listed]),
     (19_400, [things_listed]),
@@ -176,16 +176,16 @@ STAGES: list[tuple[int, list[Writer]]] = [
     (29_000, [attribute_questions, attribute_questions, owner_questions, thing_questions_long]),
     (31_900, [numbers_listed, numbers_listed, numbers_listed, numbers_listed, thing_questions_long, thing_questions_long,
               owner_questions, attribute_questions]),
-    (35_100, [phrases_listed, phrases_listed, phrases_listed, thing_questions_twice, thing_questions_twice,
-              thing_questions_twice, numbers_listed, owner_questions, attribute_questions]),
-    (38_000, [phrase_questions, phrase_questions, thing_questions_short, thing_questions_short, thing_questions_twice,
+    (35_100, [phrases_listed, phrases_listed, phrases_listed, thing_questions_both, thing_questions_both,
+              thing_questions_both, numbers_listed, owner_questions, attribute_questions]),
+    (38_000, [phrase_questions, phrase_questions, thing_questions_short, thing_questions_short, thing_questions_both,
               owner_questions, attribute_questions]),
     (43_000, [thing_sentences, thing_sentences, thing_questions_short, thing_questions_short, thing_questions_short,
               phrase_questions, owner_questions, attribute_questions]),
 ]
 
 def drill(number: int) -> str:
-    "The drill of this number: of the curriculum or, beyond it, as those of the last stage."
+    "The drill with this number; beyond the curriculum, one like those of the last stage."
     rng = random.Random(number)
     _, writers = next((stage for stage in STAGES if number < stage[0]), STAGES[-1])
     return rng.choice(writers)(rng)
