@@ -462,7 +462,8 @@ def test_ctrl_c_prints_nothing_in_workers_that_are_just_starting():
     )
     said, errors = process.communicate(timeout=120)
     # where Python ignores an interrupt, as while it forks, the commands end at once
-    assert errors == "tinygpt: stopped\n" if process.returncode == 130 else said.split()[-1] == "39" and not errors
+    ended_well = errors == "tinygpt: stopped\n" if process.returncode == 130 else said.split()[-1] == "39" and not errors
+    assert ended_well, (process.returncode, said, errors)
 
 
 def encode_in_daemon(folder, queue):
