@@ -59,7 +59,7 @@ seed {shipped}, one of the two best of four.
 Right answers, of all in 300 unseen conversations (greedy decoding, every token right, and the answer ended):
 
 | | {seeds} |
-|---|---|{lines}
+|---|{lines}
 {rows}
 | seconds of drills | {drill_seconds} |
 | seconds of fine-tuning | {seconds} |
